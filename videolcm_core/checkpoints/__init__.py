@@ -1,0 +1,1 @@
+"""Reading, recognising, converting and writing checkpoint files."""

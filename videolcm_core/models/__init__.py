@@ -1,0 +1,1 @@
+"""Networks, with the authors' state-dict keys."""
