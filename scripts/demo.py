@@ -6,7 +6,8 @@
 
 Everything is an option of this script too (`--prompt`, ...); the environment variables of the same names are what
 `make` passes. The server has a base directory of its own under `.host`, into which this repository is linked, so an
-existing ComfyUI lends its code and its Python and keeps its models, outputs and settings to itself.
+existing ComfyUI lends its code and its Python and keeps its models, outputs and settings to itself. A demo's base
+directory lasts as long as the demo, so several can run at once; a failed one leaves it for its log.
 """
 
 from __future__ import annotations
@@ -94,7 +95,6 @@ def find_comfyui(settings: argparse.Namespace) -> tuple[Path, Path]:
     tree = Path(settings.comfyui).expanduser().resolve()
     if not (tree / "main.py").is_file() or not (tree / "comfy").is_dir():
         raise DemoError(f"COMFYUI={settings.comfyui} is not a ComfyUI folder: it has no main.py and comfy/")
-    setup.link_pack()
     folders = [parent / name for parent in (tree, tree.parent) for name in (".venv", "venv")]
     candidates = [setup.venv_python(folder) for folder in folders] + [tree.parent / "python_embeded" / "python.exe"]
     if settings.comfyui_python:
@@ -202,8 +202,10 @@ def write_contact_sheet(video: Path, sheet: Path) -> int:
 def make_server(settings: argparse.Namespace, tree: Path, python: Path) -> comfy_server.ComfyServer:
     """The demo's server, on the CPU where there is nothing faster."""
     arguments = ("--cpu",) if comfy_server.needs_cpu_flag(python) else ()
+    base = setup.BASE if settings.ui else setup.HOST / f"demo-{os.getpid()}"
+    setup.link_pack(base)
     options: dict[str, Any] = {"port": settings.port, "show_log": True} if settings.ui else {}
-    return comfy_server.ComfyServer(tree, python, setup.BASE, arguments=arguments, **options)
+    return comfy_server.ComfyServer(tree, python, base, arguments=arguments, **options)
 
 
 def demo(settings: argparse.Namespace, server: comfy_server.ComfyServer, setup_seconds: float) -> None:
@@ -241,6 +243,7 @@ def demo(settings: argparse.Namespace, server: comfy_server.ComfyServer, setup_s
     finally:
         start = time.monotonic()
         server.stop()
+    shutil.rmtree(server.base, ignore_errors=True)
     stages["server stop"] = time.monotonic() - start
     print(f"\nvideo ({frames} frames)  {video.resolve()}\ncontact sheet       {sheet.resolve()}\n")
     for stage, seconds in stages.items():

@@ -264,7 +264,7 @@ def build_standins(source: Path, hook: Path) -> None:
     pip(["install", CUDA_RUNTIME], "pip could not install the CUDA runtime that torchvision links to")
     folder = site_packages() / "videolcm_standins"
     folder.mkdir(exist_ok=True)
-    shared = [compiler, "-shared", "-fPIC", "-O1"]
+    shared: list[str | Path] = [compiler, "-shared", "-fPIC", "-O1"]
     failure = "could not compile scripts/cuda_standins.c; on Debian: apt install gcc libc6-dev"
     run([*shared, "-Wl,-soname,libc10_cuda.so", "-o", folder / "libc10_cuda.so", source], failure)
     empty = [*shared, "-Wl,-soname,libtorch_cuda.so", "-o", folder / "libtorch_cuda.so", "-x", "c", os.devnull]

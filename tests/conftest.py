@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: real ComfyUI servers with this pack in them.
 
 `comfy`      one server for the whole run, of the newest host; tests must leave it as they found it.
-`tmp_comfy`  `tmp_comfy(version=..., pack_name=..., arguments=..., start=...)` makes a server for one test.
+`tmp_comfy`  `tmp_comfy(version=..., pack_name=..., arguments=..., environment=..., start=...)` makes a server for one test.
 
 Both give a `ComfyServer` (scripts/comfy_server.py): `.queue(prompt)` -> Result (status, errors, files, images, videos,
 outputs, steps), `.submit`, `.object_info()`, `.interrupt()`, `.path(file)`, `.log()`, `.url`. Folders in `tests/packs`
@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,15 +25,12 @@ WORKFLOWS = ROOT / "workflows" / "api"
 
 
 def make_server(
-    base: Path,
-    version: str = setup.NEWEST_HOST,
-    pack_name: str | None = setup.PACK_NAME,
-    arguments: tuple[str, ...] = (),
+    base: Path, version: str = setup.NEWEST_HOST, pack_name: str | None = setup.PACK_NAME, **options: Any
 ) -> comfy_server.ComfyServer:
     """A server on the CPU with the pack linked in under `pack_name` (None: without the pack)."""
-    server = comfy_server.ComfyServer(
-        setup.host_tree(version), setup.venv_python(), base, arguments=("--cpu", *arguments)
-    )
+    arguments = ("--cpu", *options.pop("arguments", ()))
+    tree, python = setup.host_tree(version), setup.venv_python()
+    server = comfy_server.ComfyServer(tree, python, base, arguments=arguments, **options)
     if pack_name is not None:
         setup.link_pack(server.base, pack_name)
     for pack in (ROOT / "tests" / "packs").glob("*/"):
@@ -54,8 +52,8 @@ def tmp_comfy(tmp_path: Path) -> Iterator[Callable[..., comfy_server.ComfyServer
     """A function that starts a server for this test alone; all are stopped at its end."""
     servers: list[comfy_server.ComfyServer] = []
 
-    def start_one(start: bool = True, **options: object) -> comfy_server.ComfyServer:
-        server = make_server(tmp_path / f"comfy{len(servers)}", **options)  # type: ignore[arg-type]
+    def start_one(start: bool = True, **options: Any) -> comfy_server.ComfyServer:
+        server = make_server(tmp_path / f"comfy{len(servers)}", **options)
         servers.append(server)
         return server.start() if start else server
 

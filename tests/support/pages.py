@@ -1,0 +1,105 @@
+"""Drive ComfyUI's page in a headless Chromium."""
+
+import base64
+import json
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page
+
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+READY = "() => window.app?.extensionManager && window.app.canvas && !window.app.extensionManager.spinner"
+UNMASKED = "() => !document.querySelector('.p-blockui-mask')"
+SETTLED = "async () => { await document.fonts.ready; for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame) }"
+DROP = """async ([name, type, text]) => {
+    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type}));
+    const canvas = document.querySelector('#graph-canvas');
+    const options = {dataTransfer: transfer, bubbles: true, cancelable: true};
+    canvas.dispatchEvent(new DragEvent('drop', options));
+}"""
+MISSING = """() => {
+    const nodes = graph => graph.nodes.flatMap(node => node.subgraph ? nodes(node.subgraph) : [node.type]);
+    return nodes(app.graph).filter(type => !(type in LiteGraph.registered_node_types)
+        && !['MarkdownNote', 'Note', 'Reroute', 'PrimitiveNode'].includes(type));
+}"""
+
+
+class ComfyPage:
+    """ComfyUI's page with what a user does on it."""
+
+    def __init__(self, page: Page, url: str):
+        """Open the page and wait until it can be used."""
+        self.page = page
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(url)
+        page.wait_for_function(READY, timeout=60_000)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing covers the page: a load under a fading mask would leave the mask for good."""
+        self.page.wait_for_function(UNMASKED, timeout=30_000)
+        self.page.evaluate(SETTLED)
+
+    def clear(self) -> None:
+        """Empty the graph, so that what is there later was loaded by the test."""
+        self.page.evaluate("() => app.graph.clear()")
+
+    def drop(self, name: str, content: bytes) -> None:
+        """Drop a file on the canvas and wait until its workflow is there."""
+        self.clear()
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        self.page.evaluate(DROP, [name, kind, base64.b64encode(content).decode()])
+        self.wait("() => app.graph.nodes.length > 1")
+        self.settle()
+
+    def wait(self, condition: str, timeout: float = 60) -> None:
+        """Wait for a condition written in JavaScript."""
+        self.page.wait_for_function(condition, timeout=timeout * 1000)
+
+    def node_types(self) -> set[str]:
+        """Types of the nodes in the graph."""
+        return set(self.page.evaluate("() => app.graph.nodes.map(node => node.type)"))
+
+    def missing_nodes(self) -> list[str]:
+        """Types in the graph that the page does not know."""
+        return self.page.evaluate(MISSING)
+
+    def complaint(self) -> str:
+        """Text of the error overlay, which needs about a second to appear; empty when there is none."""
+        self.page.wait_for_timeout(1500)
+        overlay = self.page.get_by_test_id("error-overlay")
+        return overlay.first.inner_text() if overlay.count() and overlay.first.is_visible() else ""
+
+    def prompt(self) -> dict[str, Any]:
+        """The graph in API format, as the page would queue it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def run(self) -> str:
+        """Press Run; gives the id of the queued prompt."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as answer:
+            self.page.get_by_test_id("queue-button").click()
+        body = answer.value.json()
+        assert answer.value.status == 200 and not body.get("node_errors"), json.dumps(body)[:500]
+        return body["prompt_id"]
+
+    def finish(self, get_json: Callable[[str], Any], prompt_id: str, timeout: float = 120) -> dict[str, Any]:
+        """Wait until the history has the prompt; gives its entry."""
+        for _ in range(int(timeout * 5)):
+            entry = get_json(f"/history/{prompt_id}").get(prompt_id)
+            if entry:
+                return entry
+            self.page.wait_for_timeout(200)
+        raise TimeoutError(f"prompt {prompt_id} did not finish within {timeout:.0f} s")
+
+    def screenshot(self, path: Path) -> None:
+        """Save what the window shows."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path))
