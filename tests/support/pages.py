@@ -15,7 +15,9 @@ CHROMIUM_FLAGS = (
 ).split()
 READY = "() => window.app?.extensionManager && window.app.canvas && !window.app.extensionManager.spinner"
 UNMASKED = "() => !document.querySelector('.p-blockui-mask')"
-SETTLED = "async () => { await document.fonts.ready; for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame) }"
+SETTLED = (
+    "async () => { await document.fonts.ready; for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame) }"
+)
 DROP = """async ([name, type, text]) => {
     const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
     const transfer = new DataTransfer();
@@ -60,9 +62,13 @@ class ComfyPage:
         self.wait("() => app.graph.nodes.length > 1")
         self.settle()
 
-    def wait(self, condition: str, timeout: float = 60) -> None:
+    def wait(self, condition: str, timeout: float = 60, argument: Any = None) -> None:
         """Wait for a condition written in JavaScript."""
-        self.page.wait_for_function(condition, timeout=timeout * 1000)
+        self.page.wait_for_function(condition, arg=argument, timeout=timeout * 1000)
+
+    def command(self, name: str) -> None:
+        """Run a command of the page's menus."""
+        self.page.evaluate("name => { app.extensionManager.command.execute(name) }", name)
 
     def node_types(self) -> set[str]:
         """Types of the nodes in the graph."""

@@ -1,0 +1,122 @@
+"""What the node registry would get, and what must not be in the repository."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import setup
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
+ROOT = setup.ROOT
+# The registry's scanner marks a version that has any of these, which hides it from users.
+FLAGGED = {
+    "commands": r"\bsubprocess\b|\bos\.(system|popen|exec\w*|spawn\w*)\b",
+    "environment": r"\bos\.(environ|getenv|putenv)\b",
+    "network": r"\b(urllib|requests\.|socket\.|http\.client|aiohttp)\b|huggingface\.co/",
+    "code from text": r"\b(eval|exec|compile|__import__)\(",
+    "unsafe loading": r"weights_only\s*=\s*False|\bpickle\.loads?\(",
+    "package installation": r"\bpip install\b|\bensurepip\b",
+}
+# `torch.compile(` and `re.compile(` are no code from text.
+HARMLESS = r"\b(torch|re)\.compile\("
+# Written in parts, so that this file does not contain what it looks for.
+MACHINE_PATHS = "|".join(rf"(?<![\w.])/{top}/[\w.]" for top in ("root", "home", "Users", "work", "tmp", "mnt", "data"))
+REGISTRY_HOSTS = "|".join(("pypi" + r"\.org", "python" + r"hosted\.org", "registry\\." + "npmjs", "deb\\." + "debian"))
+
+
+def tracked_files() -> list[Path]:
+    """Files in git, and new ones that would be added."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def archive_files() -> list[Path]:
+    """The files that publishing would send: tracked ones that .comfyignore does not name."""
+    patterns = (ROOT / ".comfyignore").read_text().split()
+    # An unanchored pattern would also leave out a folder of the same name deeper down.
+    assert all(pattern.startswith("/") and "*" not in pattern for pattern in patterns)
+    names = [path.relative_to(ROOT).as_posix() for path in tracked_files()]
+    kept = [name for name in names if not any(f"/{name}".startswith(pattern) for pattern in patterns)]
+    return [ROOT / name for name in kept]
+
+
+def text_of(path: Path) -> str:
+    """A file's text; nothing for binary files and for the licence."""
+    data = path.read_bytes()
+    return "" if b"\0" in data or path.name == "LICENSE" else data.decode(errors="replace")
+
+
+@pytest.mark.parametrize("kind", FLAGGED)
+def test_archive_has_nothing_that_the_registry_flags(kind):
+    found = []
+    for path in archive_files():
+        if path.suffix in (".py", ".js"):
+            for number, line in enumerate(re.sub(HARMLESS, "", text_of(path)).splitlines(), 1):
+                if re.search(FLAGGED[kind], line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_flagged_patterns_are_recognised():
+    lines = {
+        "commands": "import subprocess",
+        "environment": "os.environ['A']",
+        "network": "from urllib.request import urlopen",
+        "code from text": "model.eval()",
+        "unsafe loading": "torch.load(path, weights_only=False)",
+        "package installation": "pip install torch",
+    }
+    assert all(re.search(FLAGGED[kind], line) for kind, line in lines.items())
+
+
+def test_archive_has_what_users_need_and_nothing_else():
+    names = {path.relative_to(ROOT).as_posix() for path in archive_files()}
+    assert {"__init__.py", "LICENSE", "pyproject.toml", "requirements.txt", "README.md"} <= names
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    assert {"nodes", "videolcm_core", "workflows", "models", "training"} <= folders
+    assert not folders & {"tests", "scripts", "benchmarks", ".ci", ".github"}
+
+
+def test_no_file_is_too_large():
+    assert [path for path in tracked_files() if path.stat().st_size > 20e6] == []
+
+
+def test_no_machine_paths_or_registry_hosts():
+    found = []
+    for path in tracked_files():
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            if path != Path(__file__) and re.search(f"{MACHINE_PATHS}|{REGISTRY_HOSTS}", line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+def test_pyproject_is_what_the_registry_expects():
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, comfy = document["project"], document["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,99}", project["name"]) and "comfy" not in project["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (ROOT / project["license"]["file"]).read_text().lstrip().startswith("GNU GENERAL PUBLIC LICENSE")
+    assert (ROOT / project["readme"]).is_file()
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    # WEB_DIRECTORY serves the files; naming them here too would load every script twice.
+    assert "web" not in comfy
+
+
+def test_requirements_leave_the_hosts_packages_alone():
+    required = (ROOT / "requirements.txt").read_text().split()
+    assert required == ["opencv-python-headless"]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"] == required
+
+
+def test_one_folder_of_templates():
+    """The host lists five folder names but serves only the first that exists."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
