@@ -1,0 +1,258 @@
+"""Every import of ComfyUI internals, with probes for hosts that lack a feature.
+
+The other files of this package see the host only through this module and ``comfy_api.latest``, so an
+internal that moves is mended here. Where a feature is absent in an older host, the code asks what the
+host can do instead of comparing version numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.k_diffusion.sampling
+import comfy.latent_formats
+import comfy.ldm.modules.attention
+import comfy.ldm.modules.diffusionmodules.openaimodel
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from torch import Tensor
+
+BaseModel = comfy.model_base.BaseModel
+ModelType = comfy.model_base.ModelType
+BaseConfig = comfy.supported_models_base.BASE
+ClipTarget = comfy.supported_models_base.ClipTarget
+SD15LatentFormat = comfy.latent_formats.SD15
+ModelSamplingDiscrete = comfy.model_sampling.ModelSamplingDiscrete
+EPS = comfy.model_sampling.EPS
+reshape_sigma = getattr(
+    comfy.model_sampling,
+    "reshape_sigma",
+    lambda sigma, ndim: sigma.view(()) if sigma.nelement() == 1 else sigma.view(sigma.shape[:1] + (1,) * (ndim - 1)),
+)
+CONDCrossAttn = comfy.conds.CONDCrossAttn
+WrapperExecutor = comfy.patcher_extension.WrapperExecutor
+WrappersMP = comfy.patcher_extension.WrappersMP
+get_all_wrappers = comfy.patcher_extension.get_all_wrappers
+SDClipModel = comfy.sd1_clip.SDClipModel
+SDTokenizer = comfy.sd1_clip.SDTokenizer
+SD1ClipModel = comfy.sd1_clip.SD1ClipModel
+SD1Tokenizer = comfy.sd1_clip.SD1Tokenizer
+CLIP = comfy.sd.CLIP
+VAE = comfy.sd.VAE
+KSAMPLER = comfy.samplers.KSAMPLER
+apply_control = comfy.ldm.modules.diffusionmodules.openaimodel.apply_control
+
+PACK_FOLDER = Path(__file__).resolve().parent.parent
+EMBEDDED_MODELS = PACK_FOLDER / "models"
+MODEL_FOLDER = "videolcm"
+
+
+def supported(function: Callable, **optional: Any) -> dict[str, Any]:
+    """Those keyword arguments that ``function`` accepts (all of them if it takes ``**kwargs``)."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return optional
+    names = {p.name for p in parameters}
+    return {name: value for name, value in optional.items() if name in names}
+
+
+def register_folders() -> None:
+    """Make ``videolcm`` a model folder: entries of extra_model_paths.yaml, models/videolcm, the embedded models."""
+    own = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    folder_paths.add_model_folder_path(MODEL_FOLDER, own)
+    folder_paths.add_model_folder_path(MODEL_FOLDER, str(EMBEDDED_MODELS))
+    paths, _ = folder_paths.folder_names_and_paths[MODEL_FOLDER]
+    # A new folder name accepts every file, README included; model files only, as in the other folders.
+    folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, set(folder_paths.supported_pt_extensions))
+
+
+def model_files(*folders: str) -> list[str]:
+    """Names of the model files in the given folders, in this order, each name once."""
+    names: dict[str, None] = {}
+    for folder in folders:
+        names.update(dict.fromkeys(folder_paths.get_filename_list(folder)))
+    return list(names)
+
+
+def model_path(name: str, *folders: str) -> str:
+    """Full path of a model file: the first of ``folders`` that has it.
+
+    Raises:
+        FileNotFoundError: Naming the file and every folder searched.
+    """
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return path
+    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
+    raise FileNotFoundError(f"{name}: no such model file. Searched: {searched}. Put it there, press R, choose it again.")
+
+
+def file_fingerprint(name: str, *folders: str) -> tuple[str, int, int] | str:
+    """Changes when the file changes: training overwrites its outputs under the same name."""
+    try:
+        path = model_path(name, *folders)
+        status = os.stat(path)
+    except OSError:
+        return f"missing: {name}"
+    return path, status.st_mtime_ns, status.st_size
+
+
+def embedding_folders() -> list[str]:
+    """Where textual inversions are searched."""
+    return folder_paths.get_folder_paths("embeddings")
+
+
+def optimized_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """The host's attention at full precision, on ``[B, N, heads * head_dim]``."""
+    # Looked up at call time: the host and other packs choose the function after this import.
+    function = comfy.ldm.modules.attention.optimized_attention
+    return function(q, k, v, heads, mask=mask, attn_precision=torch.float32, **_precise(function))
+
+
+def _precise(function: Callable) -> dict[str, Any]:
+    return supported(inspect.unwrap(function), low_precision_attention=False)
+
+
+def load_device() -> torch.device:
+    """Where models compute."""
+    return comfy.model_management.get_torch_device()
+
+
+def intermediate_device() -> torch.device:
+    """Where latents wait between nodes."""
+    return comfy.model_management.intermediate_device()
+
+
+def intermediate_dtype() -> torch.dtype:
+    """Of latents between nodes; float32 in hosts that have no setting for it."""
+    probe = getattr(comfy.model_management, "intermediate_dtype", None)
+    return torch.float32 if probe is None else probe()
+
+
+def set_inference_dtypes(config: BaseConfig, dtype: torch.dtype | None, parameters: int, weights: torch.dtype) -> None:
+    """Choose storage and compute precision for a model as the host's own loaders do.
+
+    Args:
+        config: The model's configuration; receives both.
+        dtype: Storage asked for, None for the host's choice.
+        parameters: Number of parameters.
+        weights: Precision in the file.
+    """
+    manager, device = comfy.model_management, load_device()
+    kinds = list(config.supported_inference_dtypes)
+    if dtype is None:
+        dtype = manager.unet_dtype(model_params=parameters, supported_dtypes=kinds, weight_dtype=weights)
+    cast = manager.unet_manual_cast(dtype, device, kinds)
+    config.set_inference_dtype(dtype, cast, **supported(config.set_inference_dtype, device=device))
+
+
+def make_patcher(model: BaseModel, state_dict: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
+    """Wrap a model for the host's memory management and load its weights.
+
+    Args:
+        model: Built, without weights.
+        state_dict: Keys of ``model.diffusion_model``, checked by the caller.
+        disable_dynamic: Use the static patcher, as the host asks for when it makes copies.
+    """
+    manager = comfy.model_management
+    static = comfy.model_patcher.ModelPatcher
+    # main.py rebinds CoreModelPatcher after the packs may have been imported: look it up now.
+    kind = static if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", static)
+    offload = manager.unet_offload_device()
+    patcher = kind(model, load_device=load_device(), offload_device=offload)
+    if not manager.is_device_cpu(offload):
+        model.to(offload)
+    dynamic = bool(getattr(patcher, "is_dynamic", bool)())
+    model.load_model_weights(dict(state_dict), "", **supported(model.load_model_weights, assign=dynamic))
+    return patcher
+
+
+def make_clip(target: ClipTarget, state_dict: dict[str, Tensor], disable_dynamic: bool = False) -> CLIP:
+    """A text encoder from a state dict in the host's key names."""
+    options = supported(
+        CLIP.__init__,
+        parameters=sum(t.nelement() for t in state_dict.values()),
+        state_dict=state_dict,
+        disable_dynamic=disable_dynamic,
+    )
+    clip = CLIP(target, embedding_directory=embedding_folders(), tokenizer_data={}, **options)
+    if "state_dict" not in options:
+        clip.load_sd(state_dict, full_model=True)
+    return clip
+
+
+def make_vae(state_dict: dict[str, Tensor], metadata: dict[str, str]) -> VAE:
+    """A VAE from a state dict in a layout the host knows."""
+    return VAE(sd=state_dict, **supported(VAE.__init__, metadata=metadata or None))
+
+
+def calculate_parameters(state_dict: dict[str, Tensor]) -> int:
+    """Number of values in a state dict."""
+    return sum(t.nelement() for t in state_dict.values())
+
+
+def lora_patches(lora: dict[str, Tensor], key_map: dict[str, str]) -> dict[str, Any]:
+    """Patches for `ModelPatcher.add_patches`, from the host's LoRA formats."""
+    return comfy.lora.load_lora(lora, key_map, **supported(comfy.lora.load_lora, log_missing=False))
+
+
+def unet_lora_keys(model: BaseModel) -> dict[str, str]:
+    """The names under which the host itself finds a model's weights in LoRA files."""
+    return comfy.lora.model_lora_keys_unet(model, {})
+
+
+def core_lcm(model: Any, x: Tensor, sigmas: Tensor, noise_sampler: Callable | None, **kwargs: Any) -> Tensor:
+    """The host's ``lcm`` sampler with a given source of step noise."""
+    return comfy.k_diffusion.sampling.sample_lcm(model, x, sigmas, noise_sampler=noise_sampler, **kwargs)
+
+
+def default_step_noise(x: Tensor, seed: int | None) -> Callable:
+    """The host's own step noise, drawn on the device of ``x``."""
+    function = comfy.k_diffusion.sampling.default_noise_sampler
+    return function(x, **supported(function, seed=seed))
+
+
+def prepare_latent(model: Any, latent: dict[str, Any]) -> Tensor:
+    """An empty latent of another model gets this model's channels and size, as in the host's samplers."""
+    fix = comfy.sample.fix_empty_latent_channels
+    hints = {key: latent[key] for key in ("downscale_ratio_spacial", "downscale_ratio_temporal") if key in latent}
+    return fix(model, latent["samples"], **supported(fix, **hints))
+
+
+def prepare_noise(latent: Tensor, seed: int, batch_index: Sequence[int] | None) -> Tensor:
+    """Start noise, drawn on the CPU: the same on every machine."""
+    return comfy.sample.prepare_noise(latent, seed, batch_index)
+
+
+def prepare_callback(model: Any, steps: int, x_0_output: dict[str, Tensor]) -> Callable:
+    """Progress and preview; the last prediction ends in ``x_0_output["x0"]``."""
+    return latent_preview.prepare_callback(model, steps, x_0_output)
+
+
+def sample_custom(model: Any, noise: Tensor, cfg: float, sampler: Any, sigmas: Tensor, **kwargs: Any) -> Tensor:
+    """The host's sampling, with everything a graph may have attached to the model."""
+    return comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, **kwargs)
+
+
+def progress_bar_disabled() -> bool:
+    """Whether the host wants no progress bar in the console."""
+    return not comfy.utils.PROGRESS_BAR_ENABLED

@@ -1,0 +1,192 @@
+"""The real host's code in this process, with the pack loaded the way the host loads it, and tiny checkpoints.
+
+No server: nodes are called as the host's executor calls them, under ``torch.inference_mode``.
+"""
+
+import asyncio
+import importlib
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import setup
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY_UNET = dict(
+    model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5), context_dim=32, num_heads=1,
+    head_dim=64,
+)  # fmt: skip
+TEXT_CONFIG = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407,
+}  # fmt: skip
+RGB_FACTORS = [[0.3, 0.1, 0.0], [0.0, 0.3, 0.1], [0.1, 0.0, 0.3], [0.1, 0.1, 0.1]]
+
+
+class Host(SimpleNamespace):
+    """The host and the pack: ``nodes`` (the host's module), ``pack(name)`` (one of ours), ``run(id, **inputs)``."""
+
+    def pack(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.name}.{name}")
+
+    def run(self, node_id: str, **inputs: Any) -> tuple:
+        """Outputs of a node of ours or of the host."""
+        node = self.nodes.NODE_CLASS_MAPPINGS[node_id]
+        if hasattr(node, "define_schema"):
+            return node.EXECUTE_NORMALIZED(**inputs).result
+        return getattr(node(), node.FUNCTION)(**inputs)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    torch.set_num_threads(1)
+    base = tmp_path_factory.mktemp("host")
+    for folder in ("custom_nodes", "input", "output", "temp", "user", "models/videolcm", "models/loras"):
+        (base / folder).mkdir(parents=True)
+    # Before "." of the test run: `nodes` must be the host's.
+    sys.path.insert(0, str(setup.host_tree()))
+    from comfy.cli_args import args
+
+    args.cpu, args.base_directory = True, str(base)
+    host_nodes = importlib.import_module("nodes")
+    assert Path(host_nodes.__file__).parent == setup.host_tree()
+    for extra in ("custom_sampler", "video", "freelunch", "context_windows", "model_advanced", "model_merging", "mask"):
+        load_host_extra(host_nodes, extra)
+    assert asyncio.run(host_nodes.load_custom_node(str(ROOT))), "the host could not load the pack"
+    return Host(nodes=host_nodes, name=str(ROOT).replace(".", "_x_"), base=base)
+
+
+def load_host_extra(host_nodes: ModuleType, name: str) -> None:
+    path = setup.host_tree() / "comfy_extras" / f"nodes_{name}.py"
+    assert asyncio.run(host_nodes.load_custom_node(str(path), module_parent="comfy_extras")), name
+
+
+@pytest.fixture(autouse=True)
+def inference_mode() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def recipe_array(key: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Weights from a key's name, of unit gain: no framework's random numbers, no zero layers."""
+    state = np.random.RandomState((zlib.crc32(key.encode()) + 2654435761 * seed) % 2**32)
+    values = state.random_sample(tuple(shape)) * 2 - 1
+    if len(shape) >= 2:
+        values *= (3.0 / np.prod(shape[1:])) ** 0.5
+    else:
+        values = 1 + 0.25 * values if key.endswith("weight") else 0.15 * values
+    return torch.from_numpy(np.asarray(values, dtype=np.float16).astype(np.float32))
+
+
+def recipe_state_dict(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    return {key: recipe_array(key, tuple(value.shape), seed) for key, value in module.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def recipe_weights() -> Callable[[torch.nn.Module, int], dict[str, torch.Tensor]]:
+    return recipe_state_dict
+
+
+@pytest.fixture(scope="session")
+def unet_state_dict(host: Host) -> dict[str, torch.Tensor]:
+    unet3d = host.pack("videolcm_core.models.unet3d")
+    return recipe_state_dict(unet3d.UNet3D(unet3d.UNetConfig(**TINY_UNET)), seed=7)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_tensors(host: Host, unet_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All-in-one tensors: tiny UNet and text encoder, the host's tiny VAE."""
+    from comfy.taesd.taesd import TAESD
+
+    text_encoder = host.pack("videolcm_core.models.text_encoder")
+    words = torch.tensor([320, 550, 1929, 4558, 49406, 49407], dtype=torch.int32)
+    text = text_encoder.TextEncoder(words, text_encoder.TextConfig(**TEXT_CONFIG))
+    text_tensors = {k: v for k, v in recipe_state_dict(text, seed=3).items() if k != "vocabulary"}
+    vae = recipe_state_dict(TAESD(), seed=5)
+    vae |= {"vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)}
+    tensors = {f"model.diffusion_model.{k}": v for k, v in unet_state_dict.items()}
+    tensors |= {f"cond_stage_model.{k}": v for k, v in text_tensors.items()}
+    tensors |= {f"first_stage_model.{k}": v for k, v in vae.items()}
+    return tensors | {"cond_stage_model.vocabulary": words}
+
+
+METADATA = {
+    "videolcm.format": "1", "videolcm.family": "tiny", "videolcm.prediction": "v", "videolcm.sampling": "lcm",
+    "videolcm.beta_schedule": "scaled_linear", "videolcm.zero_terminal_snr": "true", "videolcm.original_steps": "50",
+    "videolcm.timestep_scaling": "10.0", "videolcm.head_dim": "64", "videolcm.text_config": json.dumps(TEXT_CONFIG),
+    "videolcm.latent_rgb_factors": json.dumps(RGB_FACTORS), "videolcm.latent_rgb_bias": "[0.0, 0.0, 0.0]",
+}  # fmt: skip
+TEACHER = {**METADATA, "videolcm.sampling": "teacher"}
+
+
+@pytest.fixture(scope="session")
+def write_model(host: Host) -> Callable[..., str]:
+    """``write_model(name, tensors, metadata, folder="videolcm")`` -> the name, as a loader's list has it."""
+
+    def write(name: str, tensors: dict, metadata: dict | None = METADATA, folder: str = "videolcm") -> str:
+        path = host.base / "models" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+        return name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(host: Host, checkpoint_tensors: dict, write_model: Callable) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the tiny all-in-one file, a consistency model."""
+    name = write_model("tiny.safetensors", checkpoint_tensors)
+    return host.run("VideoLCMCheckpointLoader", ckpt_name=name)
+
+
+@pytest.fixture(scope="session")
+def teacher(host: Host, checkpoint_tensors: dict, write_model: Callable) -> Any:
+    """The same network as a plain diffusion MODEL."""
+    name = write_model("tiny-teacher.safetensors", checkpoint_tensors, TEACHER)
+    return host.run("VideoLCMCheckpointLoader", ckpt_name=name)[0]
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: tuple) -> Any:
+    return checkpoint[0]
+
+
+@pytest.fixture
+def prompt(host: Host, checkpoint: tuple) -> Callable[[str], Any]:
+    """``prompt("a dog")`` -> CONDITIONING."""
+    return lambda text: host.run("CLIPTextEncode", clip=checkpoint[1], text=text)[0]
+
+
+@pytest.fixture
+def latent(host: Host) -> Callable[..., dict]:
+    """``latent(frames=3, width=64, height=64)`` -> LATENT."""
+    return lambda frames=3, width=64, height=64: host.run(
+        "VideoLCMEmptyLatent", width=width, height=height, frames=frames
+    )[0]
+
+
+@pytest.fixture
+def ksampler(host: Host) -> Callable[..., torch.Tensor]:
+    """Core's KSampler with this family's settings; returns the samples."""
+
+    def sample(model: Any, positive: Any, latent: dict, negative: Any = None, **options: Any) -> torch.Tensor:
+        settings = dict(seed=1, steps=2, cfg=1.0, sampler_name="lcm", scheduler="simple", denoise=1.0) | options
+        return host.run(
+            "KSampler",
+            model=model,
+            positive=positive,
+            negative=positive if negative is None else negative,
+            latent_image=latent,
+            **settings,
+        )[0]["samples"]
+
+    return sample
