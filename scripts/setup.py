@@ -234,7 +234,7 @@ def make_torchvision_run() -> None:
     `cuda_standins.c` and loaded by `cuda_standins_hook.py` at the first import of torchvision.
 
     Raises:
-        SetupError: no compiler, or nms still does not run.
+        SetupError: nms still does not run.
     """
     stamp = VENV / "videolcm-torchvision.stamp"
     sources = [ROOT / "scripts" / "cuda_standins.c", ROOT / "scripts" / "cuda_standins_hook.py"]
@@ -251,24 +251,29 @@ def make_torchvision_run() -> None:
     stamp.write_text(fingerprint)
 
 
+def compiler() -> list[str | Path]:
+    """Command of a C compiler; the one in the `ziglang` package, used once, where the system has none."""
+    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if found:
+        return [found]
+    say("this system has no C compiler; fetching one (80 MB, for .host only)")
+    pip(["install", "--target", HOST / "zig", "ziglang"], "no C compiler; on Debian: apt install gcc libc6-dev")
+    return [HOST / "zig" / "ziglang" / "zig", "cc"]
+
+
 def build_standins(source: Path, hook: Path) -> None:
     """Compile the stand-in libraries into site-packages and install the import hook beside them."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise SetupError(
-            "this torch is a CPU build and torchvision's released wheel is a CUDA build; a C compiler is needed to"
-            " build the stand-ins between them. Install one (Debian: apt install gcc libc6-dev), or put a CPU build of"
-            " torchvision and torchaudio into .venv yourself, then run make setup again"
-        )
     say("building stand-ins for the CUDA libraries that torchvision's wheel asks for")
+    shared = [*compiler(), "-shared", "-fPIC", "-O1"]
     pip(["install", CUDA_RUNTIME], "pip could not install the CUDA runtime that torchvision links to")
     folder = site_packages() / "videolcm_standins"
     folder.mkdir(exist_ok=True)
-    shared: list[str | Path] = [compiler, "-shared", "-fPIC", "-O1"]
     failure = "could not compile scripts/cuda_standins.c; on Debian: apt install gcc libc6-dev"
     run([*shared, "-Wl,-soname,libc10_cuda.so", "-o", folder / "libc10_cuda.so", source], failure)
-    empty = [*shared, "-Wl,-soname,libtorch_cuda.so", "-o", folder / "libtorch_cuda.so", "-x", "c", os.devnull]
-    run(empty, failure)
+    with tempfile.TemporaryDirectory() as scratch:
+        empty = Path(scratch) / "empty.c"
+        empty.write_text("typedef int nothing;\n")
+        run([*shared, "-Wl,-soname,libtorch_cuda.so", "-o", folder / "libtorch_cuda.so", empty], failure)
     shutil.copy(hook, site_packages() / "videolcm_standins_hook.py")
     (site_packages() / "videolcm_standins.pth").write_text("import videolcm_standins_hook\n")
 
