@@ -274,6 +274,7 @@ def build_standins(source: Path, hook: Path) -> None:
         empty = Path(scratch) / "empty.c"
         empty.write_text("typedef int nothing;\n")
         run([*shared, "-Wl,-soname,libtorch_cuda.so", "-o", folder / "libtorch_cuda.so", empty], failure)
+    shutil.rmtree(HOST / "zig", ignore_errors=True)
     shutil.copy(hook, site_packages() / "videolcm_standins_hook.py")
     (site_packages() / "videolcm_standins.pth").write_text("import videolcm_standins_hook\n")
 
