@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import geglu, group_norm_class
 from .layers import (
     Operations,
     Step,
@@ -19,7 +21,7 @@ from .layers import (
 )
 
 # Up to this many scores per head, explicit softmax attention beats the fused kernel on a CPU.
-SHORT_SCORES = 4096
+SHORT_SCORES = 2**17
 
 
 class Attention(Protocol):
@@ -42,11 +44,17 @@ def default_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor 
     """
     head_q, head_k, head_v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     if mask is None and q.device.type == "cpu" and q.shape[1] * k.shape[1] <= SHORT_SCORES:
-        scores = (head_q * head_q.shape[-1] ** -0.5) @ head_k.transpose(-1, -2)
-        out = scores.softmax(dim=-1) @ head_v
+        out = _explicit_attention(head_q, head_k, head_v)
     else:
         out = F.scaled_dot_product_attention(head_q, head_k, head_v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
+
+
+def _explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
+    nothing = flat_q.new_empty(1, 1, 1)
+    scores = torch.baddbmm(nothing, flat_q, flat_k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(dim=-1), flat_v).unflatten(0, q.shape[:2])
 
 
 class CrossAttention(nn.Module):
@@ -100,8 +108,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., dim]`` to ``[..., inner]``."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -164,7 +171,7 @@ class SpatialTransformer(VideoLayer):
         """Build for ``channels`` with ``heads`` heads of ``head_dim``."""
         super().__init__()
         inner = heads * head_dim
-        self.norm = operations.GroupNorm(32, channels, eps=1e-6, **kw)
+        self.norm = group_norm_class(operations.GroupNorm)(32, channels, eps=1e-6, **kw)
         self.proj_in = operations.Linear(channels, inner, **kw)
         self.transformer_blocks = nn.ModuleList(
             [BasicTransformerBlock(inner, heads, head_dim, context_dim, operations, attention, **kw)]
@@ -189,7 +196,7 @@ class TemporalTransformer(VideoLayer):
         super().__init__()
         inner = heads * head_dim
         conv = token_conv_class(operations.Conv1d)
-        self.norm = operations.GroupNorm(32, channels, eps=1e-6, **kw)
+        self.norm = group_norm_class(operations.GroupNorm)(32, channels, eps=1e-6, **kw)
         self.proj_in = conv(channels, inner, 1, **kw)
         self.transformer_blocks = nn.ModuleList(
             [BasicTransformerBlock(inner, heads, head_dim, None, operations, attention, **kw)]

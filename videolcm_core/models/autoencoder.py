@@ -86,6 +86,11 @@ class TinyAutoencoder(nn.Module):
         for block in self._costly_blocks():
             block.bypassed = not grown
 
+    def skip_idle_blocks(self) -> None:
+        """Pass around the costly blocks if they were never grown: the same numbers in half the time."""
+        for block in self._costly_blocks():
+            block.bypassed = not block.conv[-1].weight.any() and not block.conv[-1].bias.any()
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Frames to the latents that the diffusion model sees.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, SpatialTransformer, TemporalTransformer, default_attention
 from .conditions import CONDITION_CHANNELS, build_encoders, encode_condition, module_names
+from .fused import group_norm_class
 from .layers import (
     Operations,
     Step,
@@ -86,7 +87,7 @@ class TemporalConvBlock(nn.Module):
         super().__init__()
         conv = temporal_conv_class(operations.Conv3d)
         for index in range(1, 5):
-            layers: list[nn.Module] = [operations.GroupNorm(32, channels, **kw), nn.SiLU()]
+            layers: list[nn.Module] = [group_norm_class(operations.GroupNorm)(32, channels, **kw), nn.SiLU()]
             if index > 1:
                 layers.append(nn.Dropout(dropout))
             layers.append(conv(channels, channels, (3, 1, 1), padding=(1, 0, 0), **kw))
@@ -107,13 +108,13 @@ class ResBlock(VideoLayer):
         """Build from ``in_channels`` to ``out_channels``."""
         super().__init__()
         self.in_layers = nn.Sequential(
-            operations.GroupNorm(32, in_channels, **kw),
+            group_norm_class(operations.GroupNorm)(32, in_channels, **kw),
             nn.SiLU(),
             operations.Conv2d(in_channels, out_channels, 3, padding=1, **kw),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, out_channels, **kw))
         self.out_layers = nn.Sequential(
-            operations.GroupNorm(32, out_channels, **kw),
+            group_norm_class(operations.GroupNorm)(32, out_channels, **kw),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_init(operations.Conv2d(out_channels, out_channels, 3, padding=1, **kw)),
@@ -203,7 +204,7 @@ class UNet3D(nn.Module):
         self._add_condition_modules(operations, attention, kw)
         self._add_blocks(operations, attention, kw)
         self.out = nn.Sequential(
-            operations.GroupNorm(32, dim, **kw),
+            group_norm_class(operations.GroupNorm)(32, dim, **kw),
             nn.SiLU(),
             zero_init(operations.Conv2d(dim, config.out_channels, 3, padding=1, **kw), bias=False),
         )
