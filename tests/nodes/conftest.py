@@ -3,7 +3,6 @@
 No server: nodes are called as the host's executor calls them, under ``torch.inference_mode``.
 """
 
-import asyncio
 import importlib
 import json
 import sys
@@ -18,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import setup
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "tools"))
+
+from in_process_host import load_host  # noqa: E402
+
 TINY_UNET = dict(
     model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5), context_dim=32, num_heads=1,
     head_dim=64,
@@ -52,22 +53,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     base = tmp_path_factory.mktemp("host")
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/videolcm", "models/loras"):
         (base / folder).mkdir(parents=True)
-    # Before "." of the test run: `nodes` must be the host's.
-    sys.path.insert(0, str(setup.host_tree()))
-    from comfy.cli_args import args
-
-    args.cpu, args.base_directory = True, str(base)
-    host_nodes = importlib.import_module("nodes")
-    assert Path(host_nodes.__file__).parent == setup.host_tree()
-    for extra in ("custom_sampler", "video", "freelunch", "context_windows", "model_advanced", "model_merging", "mask"):
-        load_host_extra(host_nodes, extra)
-    assert asyncio.run(host_nodes.load_custom_node(str(ROOT))), "the host could not load the pack"
-    return Host(nodes=host_nodes, name=str(ROOT).replace(".", "_x_"), base=base)
-
-
-def load_host_extra(host_nodes: ModuleType, name: str) -> None:
-    path = setup.host_tree() / "comfy_extras" / f"nodes_{name}.py"
-    assert asyncio.run(host_nodes.load_custom_node(str(path), module_parent="comfy_extras")), name
+    return Host(nodes=load_host(ROOT, base), name=str(ROOT).replace(".", "_x_"), base=base)
 
 
 @pytest.fixture(autouse=True)
