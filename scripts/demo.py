@@ -148,7 +148,7 @@ def file_stem(prompt: dict[str, Any]) -> str:
 
 def stage_of(class_type: str) -> str:
     """Which line of the timing table a node belongs to."""
-    if class_type.startswith("VAEDecode"):
+    if class_type.startswith(("VAEDecode", "Image")):
         return "decode"
     if class_type.startswith(("Save", "Create")):
         return "save"
@@ -199,16 +199,16 @@ def write_contact_sheet(video: Path, sheet: Path) -> int:
 # ------------------------------------------------------------------------------------------------ commands
 
 
-def make_server(settings: argparse.Namespace, tree: Path, python: Path) -> comfy_server.ComfyServer:
+def make_server(settings: argparse.Namespace, tree: Path) -> comfy_server.ComfyServer:
     """The demo's server, on the CPU where there is nothing faster."""
-    arguments = ("--cpu",) if comfy_server.needs_cpu_flag(python) else ()
+    arguments = ("--cpu",) if comfy_server.needs_cpu_flag(sys.executable) else ()
     base = setup.BASE if settings.ui else setup.HOST / f"demo-{os.getpid()}"
     setup.link_pack(base)
     options: dict[str, Any] = {"port": settings.port, "show_log": True} if settings.ui else {}
-    return comfy_server.ComfyServer(tree, python, base, arguments=arguments, **options)
+    return comfy_server.ComfyServer(tree, sys.executable, base, arguments=arguments, **options)
 
 
-def demo(settings: argparse.Namespace, server: comfy_server.ComfyServer, setup_seconds: float) -> None:
+def demo(settings: argparse.Namespace, tree: Path, setup_seconds: float) -> None:
     """Make one video.
 
     Raises:
@@ -219,6 +219,7 @@ def demo(settings: argparse.Namespace, server: comfy_server.ComfyServer, setup_s
         raise DemoError(f"the workflow {WORKFLOW} is missing; is this clone complete?")
     prompt = set_inputs(json.loads(WORKFLOW.read_text()), settings.prompt, settings.seed, settings.steps)
     stages = {"setup": setup_seconds}
+    server = make_server(settings, tree)
     print("starting ComfyUI ...", flush=True)
     start = time.monotonic()
     try:
@@ -250,7 +251,7 @@ def demo(settings: argparse.Namespace, server: comfy_server.ComfyServer, setup_s
         print(f"{stage:36}{seconds:7.1f} s")
 
 
-def serve(settings: argparse.Namespace, server: comfy_server.ComfyServer) -> None:
+def serve(settings: argparse.Namespace, tree: Path) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
@@ -259,6 +260,7 @@ def serve(settings: argparse.Namespace, server: comfy_server.ComfyServer) -> Non
     """
     if not comfy_server.port_is_free(settings.port):
         raise DemoError(f"port {settings.port} is in use; choose another: make ui PORT={settings.port + 1}")
+    server = make_server(settings, tree)
     try:
         server.start()
         print(
@@ -286,11 +288,10 @@ def main(arguments: list[str]) -> int:
                 return subprocess.call(again)
             os.execv(again[0], again)
         tree, seconds = Path(settings.prepared[0]), float(settings.prepared[1])
-        server = make_server(settings, tree, Path(sys.executable))
         if settings.ui:
-            serve(settings, server)
+            serve(settings, tree)
         else:
-            demo(settings, server, seconds)
+            demo(settings, tree, seconds)
     except (DemoError, setup.SetupError, comfy_server.ServerError) as error:
         print(f"\ndemo failed: {error}", file=sys.stderr)
         return 1
