@@ -1,0 +1,1 @@
+"""Corpora: the rendered world of captioned clips and its caches."""

@@ -1,0 +1,84 @@
+"""Remake the embedded family from nothing: ``python -m training.make_mini --furniture DIR --runs runs/mini``.
+
+Corpus, autoencoder, teacher, student, files in ``models/``. Each stage keeps its own checkpoint, a finished stage is
+passed over, and the same command resumes after any interruption. ``--scale 0.01`` runs everything in small, as a check.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import distill, mini, pretrain, train_autoencoder
+from .data import corpus, world
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Steps of each stage; batch sizes and learning rates are the defaults of the stages' commands."""
+
+    clips: int = 20
+    held_out_clips: int = 16
+    autoencoder_steps: int = 4000
+    image_steps: int = 1400
+    teacher_steps: int = 3900
+    student_steps: int = 1200
+    w: float = 3.0
+
+
+def scaled(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with every count multiplied by ``scale``, at least one of each."""
+    values = {k: v if k == "w" else max(1, round(v * scale)) for k, v in vars(recipe).items()}
+    return Recipe(**values)
+
+
+def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], list[float]]:
+    """Factors and bias of the latent preview, fitted to a few frames of each training combination."""
+    model = mini.load_autoencoder(autoencoder)
+    clips, _ = corpus.load_corpus(runs / "corpus", world.training_combinations()[::4])
+    pixels = train_autoencoder.to_pixels(clips[::4, ::5].reshape(-1, *clips.shape[2:]))
+    with torch.no_grad():
+        latents = model.encode(pixels)
+    return mini.latent_rgb(model, latents, pixels)
+
+
+def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
+    """Write teacher and student as all-in-one files."""
+    autoencoder = mini.load_autoencoder(runs / "autoencoder.pt")
+    factors, bias = preview_colors(runs, runs / "autoencoder.pt")
+    teacher = distill.load_teacher(runs / "teacher.pt")
+    student = distill.load_student(runs / "student.pt")
+    models.mkdir(parents=True, exist_ok=True)
+    colors = {"latent_rgb_factors": factors, "latent_rgb_bias": bias, "recipe": vars(recipe)}
+    mini.export(models / "videolcm-mini-teacher.safetensors", teacher.unet, teacher.text, autoencoder, "teacher", **colors)
+    mini.export(models / "videolcm-mini.safetensors", student, teacher.text, autoencoder, "lcm", w=recipe.w, **colors)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--furniture", type=Path, required=True, help="folder with the .sh3f libraries")
+    parser.add_argument("--runs", type=Path, default=Path("runs/mini"), help="checkpoints and corpus")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where the two files are written")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every count, for a quick check")
+    options = parser.parse_args(arguments)
+    recipe, runs = scaled(Recipe(), options.scale), options.runs
+    clips = ["--clips", str(recipe.clips), "--held-out-clips", str(recipe.held_out_clips)]
+    corpus.main(["--furniture", str(options.furniture), "--out", str(runs / "corpus"), *clips])
+    data = ["--corpus", str(runs / "corpus")]
+    encoder = ["--autoencoder", str(runs / "autoencoder.pt")]
+    train_autoencoder.main(
+        [*data, "--out", str(runs / "autoencoder.pt"), "--steps", str(recipe.autoencoder_steps), "--light-fraction", "1"]
+    )
+    steps = ["--image-steps", str(recipe.image_steps), "--steps", str(recipe.teacher_steps)]
+    pretrain.main([*data, *encoder, "--out", str(runs / "teacher.pt"), *steps])
+    steps = ["--steps", str(recipe.student_steps), "--w", str(recipe.w)]
+    distill.main([*data, *encoder, "--teacher", str(runs / "teacher.pt"), "--out", str(runs / "student.pt"), *steps])
+    export_family(runs, options.models, recipe)
+
+
+if __name__ == "__main__":
+    main()

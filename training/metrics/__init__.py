@@ -1,0 +1,1 @@
+"""Measures of generated video: Frechet video distance and agreement with the prompt."""

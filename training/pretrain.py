@@ -1,0 +1,132 @@
+"""Train the teacher: first on single frames, then on clips (with frames mixed in).
+
+``python -m training.pretrain --corpus DIR --autoencoder FILE --out FILE``; the same command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videolcm_core.models.attention import TemporalTransformer
+from videolcm_core.models.unet3d import TemporalConvBlock
+from videolcm_core.prediction import velocity
+
+from . import mini
+from .data import captions, latents, world
+from .loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
+
+
+def stratified_timesteps(count: int, generator: torch.Generator, power: float) -> Tensor:
+    """Timesteps spread over the schedule, one in each of ``count`` equal parts, leaning to high noise.
+
+    Args:
+        count: how many.
+        generator: draws the place in each part.
+        power: 1 is uniform; below 1 prefers high noise, where layout and motion are decided.
+
+    Returns:
+        long ``[count]`` in 0..999.
+    """
+    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (u**power * 1000).long().clamp(max=999)
+
+
+def set_temporal(unet: nn.Module, active: bool) -> None:
+    """Take the temporal layers in, or pass around them (they start as identities) to train on frames twice as fast."""
+    for module in unet.modules():
+        if isinstance(module, TemporalConvBlock | TemporalTransformer):
+            if active:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = lambda x, step=None: x  # type: ignore[method-assign, misc]
+
+
+class TeacherTask:
+    """v-prediction with text dropped for guidance."""
+
+    def __init__(self, data: latents.LatentClips, options: argparse.Namespace) -> None:
+        self.data, self.options = data, options
+        self.tokens = captions.CaptionTokens()
+        self.schedule = mini.schedule()
+        self.model = mini.TextVideoModel(self.tokens.vocabulary)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Model, average and optimiser."""
+        return {n: getattr(self, n).state_dict() for n in ("model", "average", "optimizer")}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` gave."""
+        for name, value in state.items():
+            getattr(self, name).load_state_dict(value)
+
+    def batch(self, frames_only: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random latents ``[B, 4, F, h, w]`` (F 1 for frames) and caption ids ``[B, 77]``."""
+        count = self.options.image_batch if frames_only else self.options.batch
+        chosen = torch.randint(len(self.data.labels), (count,), generator=generator)
+        x_0, labels = self.data.latents[chosen], self.data.labels[chosen]
+        if frames_only:
+            frame = torch.randint(x_0.shape[2], (count, 1), generator=generator)
+            x_0 = x_0[torch.arange(count)[:, None], :, frame].transpose(1, 2)
+        return x_0.float(), self.tokens.draw(labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS)
+
+    def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
+        """One step: frames only in the first phase, later every fourth step."""
+        o = self.options
+        first_phase = index < o.image_steps
+        frames_only = first_phase or index % 4 == 3
+        set_temporal(self.model.unet, not frames_only)
+        local, total = (index, o.image_steps) if first_phase else (index - o.image_steps, o.steps - o.image_steps)
+        rate = warmup_stable_decay(local, total, peak=o.learning_rate, decay=0.1 if first_phase else 0.45)
+        set_learning_rate(self.optimizer, rate)
+        x_0, ids = self.batch(frames_only, generator)
+        t = stratified_timesteps(len(x_0), generator, o.timestep_power)
+        eps = torch.randn(x_0.shape, generator=generator)
+        x_t = self.schedule.add_noise(x_0, eps, t)
+        target = velocity(x_0, eps, self.schedule.alpha_t(t), self.schedule.sigma_t(t))
+        with torch.autocast("cpu", torch.bfloat16):
+            unique, rows = torch.unique(ids, dim=0, return_inverse=True)
+            output = self.model.unet(x_t, t, self.model.text(unique)[rows])
+        errors = (output.float() - target).square().flatten(1).mean(1)
+        loss = errors.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        update_ema(self.average, self.model, min(o.ema, (index + 1) / (index + 10)))
+        kind = "frame" if frames_only else "clip"
+        high = t >= 750
+        return {"loss": float(loss.detach()), kind: float(loss.detach()), f"{kind}_high": float(errors[high].mean().detach())}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
+    parser.add_argument("--image-steps", type=int, default=3000, help="steps on single frames")
+    parser.add_argument("--steps", type=int, default=8000, help="all steps, those on frames included")
+    parser.add_argument("--batch", type=int, default=16, help="clips a step")
+    parser.add_argument("--image-batch", type=int, default=128, help="frames a step")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--timestep-power", type=float, default=0.75)
+    parser.add_argument("--ema", type=float, default=0.998)
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    data = latents.cached_latents(options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations())
+    run(TeacherTask(data, options), LoopOptions(checkpoint=options.out, steps=options.steps))
+
+
+if __name__ == "__main__":
+    main()
