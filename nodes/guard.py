@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from . import host
+from .host_unet import BLOCK_PATCHES
 from .model_sampling import VideoLCMModelSampling
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def _guard(executor: Callable, noise: Tensor, latent_image: Tensor, sampler: Any
     guider = executor.class_obj
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))
-    found = hazards(sampling, noise, sampler, sigmas, cfg)
+    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options)
     if found:
         log.warning("VideoLCM: this run may disappoint: %s.", "; ".join(found))
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -51,6 +52,14 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     if isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled:
         found += _distilled_hazards(sampling, sampler, sigmas, cfg)
     return found
+
+
+def ignored_patches(model_options: dict[str, Any]) -> list[str]:
+    """Patches on the MODEL that this network has no place for."""
+    options = model_options.get("transformer_options", {})
+    names = {name for name, patches in options.get("patches", {}).items() if patches} - BLOCK_PATCHES
+    names |= {f"{name} replacement" for name, patches in options.get("patches_replace", {}).items() if patches}
+    return [f"patches without effect on this network: {', '.join(sorted(names))}"] if names else []
 
 
 def _distilled_hazards(sampling: VideoLCMModelSampling, sampler: Any, sigmas: Tensor, cfg: float) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,19 +10,18 @@ import torch
 from torch import Tensor
 
 from ..videolcm_core.checkpoints.detection import detect_unet_config
-from ..videolcm_core.checkpoints.reading import CheckpointError, load_state_dict
+from ..videolcm_core.checkpoints.errors import CheckpointError
+from ..videolcm_core.checkpoints.loading import HOST_MARKERS, check_weights
+from ..videolcm_core.checkpoints.reading import load_state_dict
+from ..videolcm_core.models.unet3d import UNet3D
 from . import host
-from .metadata import MARKER_KEY, CheckpointSettings, own_metadata, read_settings
+from .metadata import CheckpointSettings, own_metadata, read_settings
 from .model import build_model
 from .text_encoder import text_config, text_state_dict, text_target
-
-log = logging.getLogger(__name__)
 
 UNET_PREFIX: Final = "model.diffusion_model."
 TEXT_PREFIX: Final = "cond_stage_model."
 VAE_PREFIX: Final = "first_stage_model."
-# Markers that the host's savers add.
-HOST_MARKERS: Final = frozenset({MARKER_KEY, "v_pred", "ztsnr"})
 
 WEIGHT_DTYPES: Final = {
     "default": None,
@@ -68,8 +66,8 @@ def load_model(
 def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of an all-in-one file; errors as in `load_model`."""
     parts = read_parts(path)
-    _require(path, parts)
     settings = _settings(path, parts, "auto")
+    _require(path, parts)
     model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
     clip = _clip(path, settings, parts.text, disable_dynamic)
     vae = _vae(path, parts)
@@ -118,15 +116,36 @@ def _require(path: str, parts: Parts) -> None:
 
 def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
     name = Path(path).name
-    unet = detect_unet_config(parts.unet, parts.metadata)
+    unet = detect_unet_config(parts.unet, parts.metadata, name)
+    # The host's loader only logs missing keys, and would then sample with unset memory.
+    check_weights(parts.unet, UNet3D(unet, device="meta").state_dict(), name)
     return read_settings(unet, parts.metadata, name, sampling)
 
 
 def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
-    state_dict = text_state_dict(tensors, Path(path).name)
-    config = text_config(state_dict, settings.text_config)
-    return host.make_clip(text_target(config), state_dict, disable_dynamic)
+    name = Path(path).name
+    state_dict = text_state_dict(tensors, name)
+    clip = host.make_clip(text_target(text_config(state_dict, settings.text_config)), state_dict, disable_dynamic)
+    _check_part(name, TEXT_PREFIX, state_dict, clip.cond_stage_model.state_dict())
+    return clip
 
 
 def _vae(path: str, parts: Parts) -> Any:
-    return host.make_vae(dict(parts.vae), parts.metadata)
+    name = Path(path).name
+    vae = host.make_vae(dict(parts.vae), parts.metadata)
+    if getattr(vae, "first_stage_model", None) is None:
+        raise CheckpointError(
+            name,
+            got=f"a VAE that this ComfyUI does not know, {', '.join(sorted(parts.vae)[:3])}",
+            allowed="taesd_encoder.* and taesd_decoder.*, or Stable Diffusion's",
+            next_step="Get a complete checkpoint, or load the VAE with Load VAE.",
+        )
+    _check_part(name, VAE_PREFIX, parts.vae, vae.first_stage_model.state_dict())
+    return vae
+
+
+def _check_part(name: str, prefix: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    # The host adds a scale to every CLIP; it is not used here and files need not have it.
+    wanted = {prefix + key: value for key, value in expected.items() if not key.endswith("logit_scale")}
+    given = {prefix + key: value for key, value in tensors.items() if not key.endswith("logit_scale")}
+    check_weights(given, wanted, name)

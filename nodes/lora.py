@@ -9,8 +9,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..videolcm_core.checkpoints.errors import CheckpointError
 from ..videolcm_core.checkpoints.keymaps import vgen_to_diffusers
-from ..videolcm_core.checkpoints.reading import CheckpointError, load_state_dict
+from ..videolcm_core.checkpoints.reading import load_state_dict
 from . import host
 from .schema import combo, make, schema
 
