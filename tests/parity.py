@@ -1,0 +1,154 @@
+"""Compare this repository's numbers with recorded reference values: ``python tests/parity.py DIR``.
+
+Runs every file of a folder of reference values on the CPU in float32 and prints the maximum absolute error of each
+case. Exits with 1 when one is above the tolerance (1e-5, or wider where the file itself explains why, which is
+printed), or when a file is of no known kind. Kinds are told by the beginning of the file's name:
+
+unet_, recipe_, fullsize_   networks, with weights regenerated from the seed in the file
+sampler_lcm, sampler_ddim   samplers with a recorded network
+e2e_lcm, e2e_ddim           samplers with a network
+distill_step                one step of training
+annotators                  pending: networks that this repository does not have yet
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]
+
+import torch  # noqa: E402
+from checks import (  # noqa: E402
+    Check,
+    check_e2e_ddim,
+    check_e2e_lcm,
+    check_sampler_ddim,
+    check_sampler_lcm,
+    check_unet,
+)
+from distillation import check_distill_step  # noqa: E402
+from reference import Reference, Result, config_of  # noqa: E402
+
+from videolcm_core.models.unet3d import UNet3D  # noqa: E402
+
+TOLERANCE = 1e-5
+CHECKS: dict[str, Check] = {
+    "unet_": check_unet,
+    "recipe_": check_unet,
+    "fullsize_": check_unet,
+    "sampler_lcm": check_sampler_lcm,
+    "sampler_ddim": check_sampler_ddim,
+    "e2e_lcm": check_e2e_lcm,
+    "e2e_ddim": check_e2e_ddim,
+    "distill_step": check_distill_step,
+}
+PENDING = ("annotators",)
+# Not reference values: the recipe, indices and notes beside them, weights that other files name.
+IGNORED_SUFFIXES = (".py", ".json", ".md", ".txt", ".pyc")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Files to run or to refuse, without hidden ones, notes and weights of other files."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.suffix not in IGNORED_SUFFIXES
+        and not path.name.endswith(".weights.safetensors")
+    ]
+
+
+def find_check(path: Path) -> Check | None:
+    """The check for a file, by the beginning of its name."""
+    if path.suffix != ".safetensors":
+        return None
+    return next((check for prefix, check in CHECKS.items() if path.name.startswith(prefix)), None)
+
+
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def lacks_memory(reference: Reference) -> str:
+    """Why a network does not fit into memory; empty when it does."""
+    network = UNet3D(config_of(reference.metadata), device="meta")
+    # float32 weights, one float64 tensor while filling, activations.
+    needed = sum(p.numel() for p in network.parameters()) * 4 * 1.25 + 1e9
+    available = available_memory()
+    if available is None or available >= needed:
+        return ""
+    return f"needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
+
+
+def check_file(path: Path) -> Iterator[Result]:
+    """Results of one file."""
+    check = find_check(path)
+    assert check is not None
+    reference = Reference.open(path)
+    yield from check(reference, TOLERANCE)
+    unused = reference.unused()
+    if unused:
+        yield Result("not compared", 0.0, TOLERANCE, ", ".join(unused))
+
+
+def run_file(path: Path, report: Callable[[str], None]) -> int:
+    """Check one file and print its results.
+
+    Returns:
+        Number of failures.
+    """
+    if path.name.startswith(PENDING):
+        report(f"pending  {path.name}: its networks are not in this repository yet")
+        return 0
+    if find_check(path) is None:
+        report(f"FAILED   {path.name}: a file of no known kind ({', '.join((*CHECKS, *PENDING))})")
+        return 1
+    if path.name.startswith("fullsize_") and (why := lacks_memory(Reference.open(path))):
+        report(f"left out {path.name}: {why}")
+        return 0
+    failures, start = 0, time.monotonic()
+    report(f"{path.name}")
+    try:
+        for result in check_file(path):
+            failures += not result.passed
+            state = "ok    " if result.passed else "FAILED"
+            note = f"  ({result.note})" if result.note else ""
+            wider = f"  tolerance {result.tolerance:.1e}" if result.tolerance > TOLERANCE else ""
+            report(f"  {state} {result.error:9.2e}  {result.case}{wider}{note}")
+    except Exception as error:  # noqa: BLE001 - one unreadable file must not hide the others
+        failures += 1
+        report(f"  FAILED {type(error).__name__}: {error}")
+    report(f"  {time.monotonic() - start:.1f} s")
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "tests" / "golden", help="of reference values")
+    parser.add_argument("--only", default="", help="run only files whose name contains this")
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder")
+    files = [path for path in files_in(options.folder) if options.only in path.name]
+    if not files:
+        parser.error(f"{options.folder} has no reference files; expected names begin with {', '.join(CHECKS)}")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    failures = sum(run_file(path, lambda line: print(line, flush=True)) for path in files)
+    print(f"{len(files)} files, {failures} failures" if failures else f"{len(files)} files, all passed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
