@@ -28,7 +28,7 @@ def test_cancelling_the_first_of_two_prompts(comfy, text_to_video):
     assert comfy.outputs() - before == {comfy.path(file) for file in result.files if file.type == "output"}
 
 
-def test_taking_a_text_to_video_out_of_the_queue(comfy, text_to_video):
+def test_taking_a_waiting_prompt_out_of_the_queue(comfy, text_to_video):
     first = comfy.submit(long_run(text_to_video, seed=2))
     waiting = comfy.submit(text_to_video)
     first.wait(until=sampling_has_begun)

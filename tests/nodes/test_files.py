@@ -55,7 +55,9 @@ def test_four_channel_files_predict_noise_by_default(host, write_model, unet_sta
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize(("choice", "prediction", "distilled"), [("videolcm", "v", True), ("teacher", "v", False), ("eps", "eps", False)])
+@pytest.mark.parametrize(
+    ("choice", "prediction", "distilled"), [("videolcm", "v", True), ("teacher", "v", False), ("eps", "eps", False)]
+)
 def test_sampling_can_be_chosen_by_hand(host, write_model, unet_state_dict, choice, prediction, distilled):
     options = load(host, write_model("plain.safetensors", unet_state_dict, KEEP), sampling=choice).get_model_object(
         "model_sampling"
@@ -124,7 +126,9 @@ def test_checkpoint_save_and_reload(host, checkpoint, prompt, latent, ksampler):
 def test_settings_without_metadata_have_defaults(host, checkpoint_tensors, write_model, caplog):
     """Other tools drop both metadata and marker: sizes come from the tensors, the rest is stated in the log."""
     with caplog.at_level(logging.WARNING):
-        model, clip, _ = host.run("VideoLCMCheckpointLoader", ckpt_name=write_model("bare.safetensors", checkpoint_tensors, None))
+        model, clip, _ = host.run(
+            "VideoLCMCheckpointLoader", ckpt_name=write_model("bare.safetensors", checkpoint_tensors, None)
+        )
     assert "says nothing about its prediction type" in caplog.text
     assert model.get_model_object("model_sampling").options == host.pack("nodes.model_sampling").SamplingOptions()
     assert host.run("CLIPTextEncode", clip=clip, text="a dog")[0][0][0].shape == (1, 77, 32)
@@ -133,7 +137,9 @@ def test_settings_without_metadata_have_defaults(host, checkpoint_tensors, write
 def test_text_encoder_equals_the_core_one(host, checkpoint, checkpoint_tensors, prompt):
     """The host's CLIP with the expanded table computes what training's encoder computes with the compact one."""
     text_encoder = host.pack("videolcm_core.models.text_encoder")
-    tensors = {k[len("cond_stage_model.") :]: v for k, v in checkpoint_tensors.items() if k.startswith("cond_stage_model.")}
+    tensors = {
+        k[len("cond_stage_model.") :]: v for k, v in checkpoint_tensors.items() if k.startswith("cond_stage_model.")
+    }
     words = tensors["vocabulary"]
     from safetensors import safe_open
 
@@ -157,7 +163,9 @@ def test_list_shows_every_folder(host, write_model, unet_state_dict, checkpoint_
     (extra / "in_extra.safetensors").touch()
     (extra / "README.md").touch()
     folder_paths.add_model_folder_path("videolcm", str(extra))
-    options = host.nodes.NODE_CLASS_MAPPINGS["VideoLCMModelLoader"].INPUT_TYPES()["required"]["model_name"][1]["options"]
+    options = host.nodes.NODE_CLASS_MAPPINGS["VideoLCMModelLoader"].INPUT_TYPES()["required"]["model_name"][1][
+        "options"
+    ]
     assert {"in_own.safetensors", "in_unets.safetensors", "in_extra.safetensors"} <= set(options)
     assert "README.md" not in options
     assert host.pack("nodes.host").model_path("in_extra.safetensors", "videolcm") == str(extra / "in_extra.safetensors")
@@ -165,7 +173,9 @@ def test_list_shows_every_folder(host, write_model, unet_state_dict, checkpoint_
 
 def test_a_changed_file_is_loaded_again(host, write_model, unet_state_dict):
     node = host.nodes.NODE_CLASS_MAPPINGS["VideoLCMModelLoader"]
-    inputs = dict(model_name=write_model("again.safetensors", unet_state_dict, KEEP), weight_dtype="default", sampling="auto")
+    inputs = dict(
+        model_name=write_model("again.safetensors", unet_state_dict, KEEP), weight_dtype="default", sampling="auto"
+    )
     first = node.fingerprint_inputs(**inputs)
     assert first == node.fingerprint_inputs(**inputs)
     write_model("again.safetensors", {k: v.half() for k, v in unet_state_dict.items()}, KEEP)
@@ -183,7 +193,11 @@ def inputs(loader, name):
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_missing_file(host, loader):
-    fails(host, words=["nowhere.safetensors", "no such model file", "models/videolcm"], **inputs(loader, "nowhere.safetensors"))
+    fails(
+        host,
+        words=["nowhere.safetensors", "no such model file", "models/videolcm"],
+        **inputs(loader, "nowhere.safetensors"),
+    )
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -260,7 +274,9 @@ def test_wrong_tensors_are_named(host, write_model, unet_state_dict, change):
 
 
 def test_all_in_one_without_its_parts_says_where_to_go(host, write_model, unet_state_dict):
-    name = write_model("unet_only.safetensors", {f"model.diffusion_model.{k}": v for k, v in unet_state_dict.items()}, KEEP)
+    name = write_model(
+        "unet_only.safetensors", {f"model.diffusion_model.{k}": v for k, v in unet_state_dict.items()}, KEEP
+    )
     fails(host, "VideoLCMCheckpointLoader", [name, "cond_stage_model", "Load VideoLCM Model"], ckpt_name=name)
 
 
@@ -274,4 +290,11 @@ def test_incomplete_parts_are_refused(host, write_model, checkpoint_tensors, par
 
 def test_unreadable_metadata_is_named(host, write_model, unet_state_dict):
     name = write_model("meta.safetensors", unet_state_dict, {**KEEP, "videolcm.prediction": "flow"})
-    fails(host, "VideoLCMModelLoader", [name, "flow", "v, eps, x_0"], model_name=name, weight_dtype="default", sampling="auto")
+    fails(
+        host,
+        "VideoLCMModelLoader",
+        [name, "flow", "v, eps, x_0"],
+        model_name=name,
+        weight_dtype="default",
+        sampling="auto",
+    )

@@ -78,7 +78,11 @@ def lora_for(host, write_model, names, rank=2, spelling="lora_up.weight,lora_dow
 
 @pytest.mark.parametrize("prefix", ["diffusion_model.{}", "lora_unet_{}"])
 def test_core_lora_loader(host, model, unet_state_dict, write_model, prompt, latent, ksampler, prefix):
-    weights = {k: v.shape for k, v in unet_state_dict.items() if k.endswith(("to_q.weight", "proj_in.weight", "conv1.2.weight"))}
+    weights = {
+        k: v.shape
+        for k, v in unet_state_dict.items()
+        if k.endswith(("to_q.weight", "proj_in.weight", "conv1.2.weight"))
+    }
     modules = {k.removesuffix(".weight"): s for k, s in weights.items()}
     flat = {prefix.format(k.replace(".", "_") if "_{}" in prefix else k): s for k, s in modules.items()}
     name = write_model("core_lora.safetensors", lora_for(host, write_model, flat), None, "loras")
@@ -90,10 +94,16 @@ def test_core_lora_loader(host, model, unet_state_dict, write_model, prompt, lat
 
 
 @pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
-@pytest.mark.parametrize("spelling", ["lora_B.weight,lora_A.weight", "lora_up.weight,lora_down.weight", "lora.up.weight,lora.down.weight"])
+@pytest.mark.parametrize(
+    "spelling", ["lora_B.weight,lora_A.weight", "lora_up.weight,lora_down.weight", "lora.up.weight,lora.down.weight"]
+)
 def test_diffusers_lora(host, model, unet_state_dict, write_model, prompt, latent, ksampler, prefix, spelling):
     own = host.pack("videolcm_core.checkpoints.keymaps").vgen_to_diffusers(list(unet_state_dict))
-    chosen = {k: n for k, n in own.items() if k.endswith(("to_q.weight", "to_out.0.weight", "proj_in.weight", "skip_connection.weight"))}
+    chosen = {
+        k: n
+        for k, n in own.items()
+        if k.endswith(("to_q.weight", "to_out.0.weight", "proj_in.weight", "skip_connection.weight"))
+    }
     assert any(n.startswith("transformer_in.") for n in chosen.values())
     names = {prefix + n.removesuffix(".weight"): unet_state_dict[k].shape for k, n in chosen.items()}
     name = write_model("peft.safetensors", lora_for(host, write_model, names, spelling=spelling), None, "loras")
@@ -106,7 +116,11 @@ def test_diffusers_lora(host, model, unet_state_dict, write_model, prompt, laten
 
 def test_lora_adds_what_it_says(host, model, unet_state_dict, write_model):
     key = "middle_block.2.transformer_blocks.0.attn1.to_q.weight"
-    theirs = host.pack("videolcm_core.checkpoints.keymaps").vgen_to_diffusers(list(unet_state_dict))[key].removesuffix(".weight")
+    theirs = (
+        host.pack("videolcm_core.checkpoints.keymaps")
+        .vgen_to_diffusers(list(unet_state_dict))[key]
+        .removesuffix(".weight")
+    )
     tensors = lora_for(host, write_model, {theirs: unet_state_dict[key].shape}, spelling="lora_B.weight,lora_A.weight")
     name = write_model("one.safetensors", tensors, None, "loras")
     patched = host.run("VideoLCMLoraLoader", model=model, lora_name=name, strength_model=2.0)[0]

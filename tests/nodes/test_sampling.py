@@ -49,7 +49,9 @@ def test_ddim_timesteps(host, teacher):
     assert timesteps.tolist() == [*range(981, 0, -20), 0] and levels[-1] > 0
 
 
-@pytest.mark.parametrize("scheduler", ["normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "kl_optimal"])
+@pytest.mark.parametrize(
+    "scheduler", ["normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "kl_optimal"]
+)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_every_core_scheduler_stays_finite_and_is_snapped(model, prompt, latent, ksampler, scheduler, steps):
     if (scheduler, steps) == ("kl_optimal", 1):
@@ -117,7 +119,9 @@ def test_gpu_noise_is_the_hosts(host, model, prompt, latent, ksampler):
 
 def test_step_noise_options(host, model, prompt, latent):
     def run(**options):
-        sampler = host.run("SamplerVideoLCM", **(dict(noise_device="cpu", s_noise=1.0, noise_clip_std=0.0) | options))[0]
+        sampler = host.run("SamplerVideoLCM", **(dict(noise_device="cpu", s_noise=1.0, noise_clip_std=0.0) | options))[
+            0
+        ]
         return host.run(
             "SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=1.0, positive=prompt("a dog"),
             negative=prompt(""), sampler=sampler, sigmas=sigmas(host, model, 2, lcm_mode()), latent_image=latent(),
@@ -145,7 +149,9 @@ def test_guidance_with_a_negative_prompt(host, model, prompt, latent):
     assert not torch.allclose(out, sample(host, model, prompt("a dog"), latent()), atol=1e-3)
 
 
-@pytest.mark.parametrize(("steps", "strength", "allowed"), [(0, 1.0, "1 to 50"), (51, 1.0, "1 to 50"), (4, 0.05, "1 to 2")])
+@pytest.mark.parametrize(
+    ("steps", "strength", "allowed"), [(0, 1.0, "1 to 50"), (51, 1.0, "1 to 50"), (4, 0.05, "1 to 2")]
+)
 def test_steps_outside_the_grid(host, model, prompt, latent, steps, strength, allowed):
     with pytest.raises(ValueError, match=f"steps is {steps}; allowed: {allowed}"):
         sample(host, model, prompt("a dog"), latent(), steps=steps, strength=strength)
@@ -214,7 +220,9 @@ def test_inputs_stay_as_they_were(host, model, prompt, latent):
 
 def test_model_sampling_node(host, model, prompt, latent, ksampler):
     def patched(**options):
-        settings = dict(prediction="v", zsnr=True, original_steps=50, beta_schedule="scaled_linear", timestep_scaling=10.0)
+        settings = dict(
+            prediction="v", zsnr=True, original_steps=50, beta_schedule="scaled_linear", timestep_scaling=10.0
+        )
         return host.run("VideoLCMSampling", model=model, **(settings | options))[0]
 
     base = ksampler(model, prompt("a dog"), latent())

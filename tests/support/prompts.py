@@ -44,7 +44,7 @@ def long_run(prompt: Prompt, seed: int) -> Prompt:
     """A copy that takes seconds per step, so that a stop falls inside one."""
     prompt = copy.deepcopy(prompt)
     sampler_of(prompt).update(steps=50, seed=seed)
-    inputs_of(prompt, "VideoLCMEmptyLatent").update(width=256, height=256)
+    inputs_of(prompt, "VideoLCMEmptyLatent").update(width=128, height=128)
     return prompt
 
 

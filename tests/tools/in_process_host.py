@@ -10,7 +10,7 @@ from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import setup  # noqa: E402
+import setup
 
 EXTRAS = (
     "custom_sampler", "video", "freelunch", "context_windows", "model_advanced", "model_merging", "mask", "hunyuan",

@@ -55,7 +55,14 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
 
     def add(
-        self, node_type: str, column: int, y: int, size: tuple[int, int], node_title: str | None = None, /, **inputs: Any
+        self,
+        node_type: str,
+        column: int,
+        y: int,
+        size: tuple[int, int],
+        node_title: str | None = None,
+        /,
+        **inputs: Any,
     ) -> Node:
         node = Node(node_type, inputs, column, y, size, node_title, len(self.nodes) + 1)
         self.nodes.append(node)
@@ -215,7 +222,8 @@ def page_format(graph: Graph, classes: dict[str, Any]) -> dict[str, Any]:
 
 
 def page_node(node: Node, graph: Graph, node_class: Any, links: list[list[Any]], order: int) -> dict[str, Any]:
-    sockets, values = [], []
+    sockets: list[dict[str, Any]] = []
+    values: list[Any] = []
     for name, kind, _, optional in inputs_of(node_class):
         if kind in WIDGET_TYPES:
             continue

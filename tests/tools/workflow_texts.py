@@ -4,9 +4,7 @@ PROMPT = "a snowman spins around on grass"
 TEACHER_CFG = 3.0
 
 # The words that the authors' inference appends to every prompt (their `positive_prompt`).
-AUTHORS_PROMPT = (
-    "A dog runs along the beach at sunset, cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, 4k render"
-)
+AUTHORS_PROMPT = "A dog runs along the beach at sunset, cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, 4k render"
 
 TEXT_TO_VIDEO_NOTE = """## Text to video in 4 steps
 
