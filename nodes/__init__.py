@@ -8,7 +8,8 @@ from . import host
 from .latent import VideoLCMEmptyLatent
 from .loaders import VideoLCMCheckpointLoader, VideoLCMModelLoader
 from .lora import VideoLCMLoraLoader
-from .sampling import SamplerVideoLCM, VideoLCMSampler, VideoLCMSampling, VideoLCMScheduler
+from .patch import VideoLCMSampling
+from .sampling import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
 
 NODES: list[type[io.ComfyNode]] = [
     VideoLCMCheckpointLoader,

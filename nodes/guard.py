@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +22,7 @@ def attach_guard(patcher: Any) -> None:
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, KEY, _guard)
 
 
-def _guard(executor: Callable, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
+def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     guider = executor.class_obj
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))

@@ -13,52 +13,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.conds
 import comfy.k_diffusion.sampling
 import comfy.latent_formats
 import comfy.ldm.modules.attention
-import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.lora
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
-import comfy.sd
-import comfy.sd1_clip
-import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import latent_preview
 import torch
+from comfy.conds import CONDCrossAttn as CONDCrossAttn
+from comfy.ldm.modules.diffusionmodules.openaimodel import apply_control as apply_control
+from comfy.model_base import BaseModel as BaseModel
+from comfy.model_base import ModelType as ModelType
+from comfy.model_sampling import EPS as EPS
+from comfy.model_sampling import ModelSamplingDiscrete as ModelSamplingDiscrete
+from comfy.patcher_extension import WrapperExecutor as WrapperExecutor
+from comfy.patcher_extension import WrappersMP as WrappersMP
+from comfy.patcher_extension import get_all_wrappers as get_all_wrappers
+from comfy.samplers import KSAMPLER as KSAMPLER
+from comfy.sd import CLIP as CLIP
+from comfy.sd import VAE as VAE
+from comfy.sd1_clip import SD1ClipModel as SD1ClipModel
+from comfy.sd1_clip import SD1Tokenizer as SD1Tokenizer
+from comfy.sd1_clip import SDClipModel as SDClipModel
+from comfy.sd1_clip import SDTokenizer as SDTokenizer
+from comfy.supported_models_base import BASE as BaseConfig
+from comfy.supported_models_base import ClipTarget as ClipTarget
 from torch import Tensor
 
-BaseModel = comfy.model_base.BaseModel
-ModelType = comfy.model_base.ModelType
-BaseConfig = comfy.supported_models_base.BASE
-ClipTarget = comfy.supported_models_base.ClipTarget
 SD15LatentFormat = comfy.latent_formats.SD15
-ModelSamplingDiscrete = comfy.model_sampling.ModelSamplingDiscrete
-EPS = comfy.model_sampling.EPS
+# Older hosts have this inside the functions that need it.
 reshape_sigma = getattr(
     comfy.model_sampling,
     "reshape_sigma",
     lambda sigma, ndim: sigma.view(()) if sigma.nelement() == 1 else sigma.view(sigma.shape[:1] + (1,) * (ndim - 1)),
 )
-CONDCrossAttn = comfy.conds.CONDCrossAttn
-WrapperExecutor = comfy.patcher_extension.WrapperExecutor
-WrappersMP = comfy.patcher_extension.WrappersMP
-get_all_wrappers = comfy.patcher_extension.get_all_wrappers
-SDClipModel = comfy.sd1_clip.SDClipModel
-SDTokenizer = comfy.sd1_clip.SDTokenizer
-SD1ClipModel = comfy.sd1_clip.SD1ClipModel
-SD1Tokenizer = comfy.sd1_clip.SD1Tokenizer
-CLIP = comfy.sd.CLIP
-VAE = comfy.sd.VAE
-KSAMPLER = comfy.samplers.KSAMPLER
-apply_control = comfy.ldm.modules.diffusionmodules.openaimodel.apply_control
 
 PACK_FOLDER = Path(__file__).resolve().parent.parent
 EMBEDDED_MODELS = PACK_FOLDER / "models"
@@ -103,7 +97,9 @@ def model_path(name: str, *folders: str) -> str:
         if path is not None:
             return path
     searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
-    raise FileNotFoundError(f"{name}: no such model file. Searched: {searched}. Put it there, press R, choose it again.")
+    raise FileNotFoundError(
+        f"{name}: no such model file. Searched: {searched}. Put it there, press R, choose it again."
+    )
 
 
 def file_fingerprint(name: str, *folders: str) -> tuple[str, int, int] | str:

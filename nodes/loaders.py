@@ -69,8 +69,8 @@ class VideoLCMModelLoader(io.ComfyNode):
             node_id="VideoLCMModelLoader",
             display_name="Load VideoLCM Model",
             category=CATEGORY,
-            description="Loads a video model file by the authors of VideoLCM, TF-T2V or ModelScope text-to-video, or one "
-            "saved with Save Model. Text encoder and VAE come from Load CLIP (type stable_diffusion) and Load VAE.",
+            description="Loads a video model file by the authors of VideoLCM, TF-T2V or ModelScope text-to-video, or "
+            "one saved with Save Model. Text encoder and VAE come from Load CLIP (type stable_diffusion) and Load VAE.",
             search_aliases=["videolcm", "tf-t2v", "modelscope", "text to video", "unet loader", "diffusion model"],
             inputs=[
                 combo(
@@ -85,8 +85,8 @@ class VideoLCMModelLoader(io.ComfyNode):
                     list(WEIGHT_DTYPES),
                     "default",
                     advanced=True,
-                    tooltip="How the weights are kept in memory. default: as the host judges for your device. fp8 halves "
-                    "the memory of fp16 and costs quality.",
+                    tooltip="How the weights are kept in memory. default: as the host judges for your device. fp8 "
+                    "halves the memory of fp16 and costs quality.",
                 ),
                 combo(
                     "sampling",
@@ -95,8 +95,8 @@ class VideoLCMModelLoader(io.ComfyNode):
                     advanced=True,
                     tooltip="How the model was trained. auto: what the file says, else videolcm (eps for a 4-channel "
                     "first layer) with a line in the log. videolcm: v prediction, zero terminal SNR, 50-step grid. "
-                    "teacher: v prediction, zero terminal SNR, all 1000 timesteps (TF-T2V). eps: noise prediction, 1000 "
-                    "timesteps (ModelScope).",
+                    "teacher: v prediction, zero terminal SNR, all 1000 timesteps (TF-T2V). eps: noise prediction, "
+                    "1000 timesteps (ModelScope).",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="For VideoLCM Sampler or any KSampler.")],

@@ -42,9 +42,7 @@ class Parts(NamedTuple):
     metadata: dict[str, str]
 
 
-def load_model(
-    path: str, weight_dtype: str = "default", sampling: str = "auto", disable_dynamic: bool = False
-) -> Any:
+def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto", disable_dynamic: bool = False) -> Any:
     """The MODEL in a file: an authors' UNet, one saved by the host, or the UNet of an all-in-one file.
 
     Args:
@@ -110,7 +108,7 @@ def _require(path: str, parts: Parts) -> None:
             Path(path).name,
             got=f"no tensors under {', '.join(missing)}",
             allowed="an all-in-one file with model.diffusion_model., cond_stage_model. and first_stage_model.",
-            next_step="Load this file with Load VideoLCM Model, and the text encoder and VAE with Load CLIP and Load VAE.",
+            next_step="Load this file with Load VideoLCM Model, and text encoder and VAE with Load CLIP and Load VAE.",
         )
 
 

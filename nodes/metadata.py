@@ -96,7 +96,9 @@ def settings_to_metadata(settings: CheckpointSettings) -> dict[str, str]:
     }
 
 
-def read_settings(unet: UNetConfig, metadata: Mapping[str, str], name: str, sampling: str = "auto") -> CheckpointSettings:
+def read_settings(
+    unet: UNetConfig, metadata: Mapping[str, str], name: str, sampling: str = "auto"
+) -> CheckpointSettings:
     """Settings of a checkpoint.
 
     Args:
@@ -158,7 +160,9 @@ def _json(metadata: Mapping[str, str], key: str, name: str, kind: type) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{name}: metadata {PREFIX}{key} is {text[:60]!r}; allowed: JSON. Save the file again.") from error
+        raise ValueError(
+            f"{name}: metadata {PREFIX}{key} is {text[:60]!r}; allowed: JSON. Save the file again."
+        ) from error
     if not isinstance(value, kind):
         raise ValueError(f"{name}: metadata {PREFIX}{key} is {text[:60]!r}; allowed: a JSON {kind.__name__}.")
     return value

@@ -1,16 +1,15 @@
-"""Nodes that sample, and that say how."""
+"""Nodes that sample."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from . import host
-from .model_sampling import BETA_SCHEDULES, PREDICTIONS, SamplingOptions, VideoLCMModelSampling
+from .model_sampling import VideoLCMModelSampling
 from .schema import combo, make, schema
 from .sigmas import NOISE_DEVICES, ddim_sigmas, lcm_sigmas, make_sampler, original_steps_of
 
@@ -76,18 +75,26 @@ class VideoLCMSampler(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (at 9), more applies it "
-                    "twice and doubles the time.",
+                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (at 9), more applies "
+                    "it twice and doubles the time.",
                 ),
                 make(
-                    io.Float, "strength", default=1.0, min=0.01, max=1.0, step=0.01, advanced=True, tooltip=STRENGTH_TOOLTIP
+                    io.Float,
+                    "strength",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip=STRENGTH_TOOLTIP,
                 ),
                 combo("noise_device", NOISE_DEVICES, "cpu", advanced=True, tooltip=NOISE_DEVICE_TOOLTIP),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The video, for VAE Decode."),
                 io.Latent.Output(
-                    display_name="denoised", tooltip="The model's last prediction of the clean video; the same at the end."
+                    display_name="denoised",
+                    tooltip="The model's last prediction of the clean video; the same at the end.",
                 ),
             ],
         )
@@ -233,8 +240,8 @@ class SamplerVideoLCM(io.ComfyNode):
             node_id="SamplerVideoLCM",
             display_name="Sampler VideoLCM",
             category=CATEGORY,
-            description="Core's lcm sampler with its step noise drawn on the CPU, so that a seed gives the same video on "
-            "every machine. For SamplerCustomAdvanced.",
+            description="Core's lcm sampler with its step noise drawn on the CPU, so that a seed gives the same video "
+            "on every machine. For SamplerCustomAdvanced.",
             search_aliases=["lcm", "videolcm sampler", "cpu noise", "reproducible seed"],
             inputs=[
                 combo("noise_device", NOISE_DEVICES, "cpu", tooltip=NOISE_DEVICE_TOOLTIP),
@@ -266,78 +273,3 @@ class SamplerVideoLCM(io.ComfyNode):
     def execute(cls, noise_device: str, s_noise: float, noise_clip_std: float) -> io.NodeOutput:
         """Make the sampler."""
         return io.NodeOutput(make_sampler(noise_device, s_noise, noise_clip_std))
-
-
-class VideoLCMSampling(io.ComfyNode):
-    """Change how a MODEL's output is understood."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        return schema(
-            node_id="VideoLCMSampling",
-            display_name="VideoLCM Model Sampling",
-            category="VideoLCM/patch",
-            description="Sets what a consistency model predicts and on which timesteps it was distilled. The loaders "
-            "set this from the file; this node is for files that say nothing, and for experiments.",
-            search_aliases=["model sampling", "lcm", "v prediction", "zero terminal snr", "mcm", "animatelcm"],
-            inputs=[
-                make(io.Model, "model", tooltip="The MODEL to change; the one given stays as it is."),
-                combo(
-                    "prediction",
-                    PREDICTIONS,
-                    "v",
-                    tooltip="What the network predicts: v (VideoLCM, TF-T2V), eps (ModelScope, Stable Diffusion 1.5) or "
-                    "x_0, the clean video.",
-                ),
-                make(
-                    io.Boolean,
-                    "zsnr",
-                    default=True,
-                    tooltip="Zero terminal SNR: the last timestep is pure noise. On for VideoLCM and TF-T2V, off for "
-                    "ModelScope and Stable Diffusion.",
-                ),
-                make(
-                    io.Int,
-                    "original_steps",
-                    default=50,
-                    min=1,
-                    max=1000,
-                    tooltip="Length of the grid of timesteps the model was distilled on.",
-                ),
-                combo(
-                    "beta_schedule",
-                    BETA_SCHEDULES,
-                    "scaled_linear",
-                    advanced=True,
-                    tooltip="scaled_linear for Stable Diffusion and VideoLCM, linear for AnimateLCM (diffusers' names).",
-                ),
-                make(
-                    io.Float,
-                    "timestep_scaling",
-                    default=10.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="Of the boundary scaling: 10 for VideoLCM and LCM, 4 for MCM.",
-                ),
-            ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The changed MODEL.")],
-        )
-
-    @classmethod
-    def execute(
-        cls, model: Any, prediction: str, zsnr: bool, original_steps: int, beta_schedule: str, timestep_scaling: float
-    ) -> io.NodeOutput:
-        """Clone the MODEL and replace its sampling object."""
-        options = SamplingOptions(
-            prediction=prediction,
-            beta_schedule=beta_schedule,
-            zero_terminal_snr=zsnr,
-            original_steps=original_steps,
-            timestep_scaling=timestep_scaling,
-        )
-        patched = model.clone()
-        patched.add_object_patch("model_sampling", VideoLCMModelSampling(options))
-        return io.NodeOutput(patched)

@@ -69,8 +69,8 @@ def text_state_dict(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Te
     table = tensors.get(TOKENS_KEY)
     if table is None:
         raise ValueError(
-            f"{name}: the text encoder has no {TOKENS_KEY}; got {', '.join(sorted(tensors)[:3]) or 'nothing'}. Only CLIP "
-            f"text encoders are supported; take the file from a trusted source again, or load the text with Load CLIP."
+            f"{name}: the text encoder has no {TOKENS_KEY}; got {', '.join(sorted(tensors)[:3]) or 'nothing'}. Only "
+            f"CLIP text encoders are supported; get the file again, or use Load CLIP."
         )
     if vocabulary is not None:
         tensors[TOKENS_KEY] = _full_table(table, vocabulary, name)

@@ -22,10 +22,11 @@ sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 from in_process_host import load_host  # noqa: E402
 
-TINY_UNET = dict(
-    model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5), context_dim=32, num_heads=1,
-    head_dim=64,
-)  # fmt: skip
+TINY_UNET = {
+    "model_channels": 64, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_scales": (1.0, 0.5),
+    "context_dim": 32, "num_heads": 1,
+    "head_dim": 64,
+}  # fmt: skip
 TEXT_CONFIG = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407,
@@ -165,7 +166,14 @@ def ksampler(host: Host) -> Callable[..., torch.Tensor]:
     """Core's KSampler with this family's settings; returns the samples."""
 
     def sample(model: Any, positive: Any, latent: dict, negative: Any = None, **options: Any) -> torch.Tensor:
-        settings = dict(seed=1, steps=2, cfg=1.0, sampler_name="lcm", scheduler="simple", denoise=1.0) | options
+        settings = {
+            "seed": 1,
+            "steps": 2,
+            "cfg": 1.0,
+            "sampler_name": "lcm",
+            "scheduler": "simple",
+            "denoise": 1.0,
+        } | options
         return host.run(
             "KSampler",
             model=model,

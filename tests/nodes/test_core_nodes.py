@@ -7,14 +7,14 @@ import torch
 def guided(host, model, positive, negative, latent, cfg, **options):
     return host.run(
         "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, cfg=cfg,
-        **(dict(seed=1, steps=2, sampler_name="euler", scheduler="normal", denoise=1.0) | options),
+        **({"seed": 1, "steps": 2, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0} | options),
     )[0]["samples"]  # fmt: skip
 
 
 def test_ksampler_is_our_sampler(host, model, prompt, latent, ksampler):
     ours = host.run(
-        "VideoLCMSampler", model=model, positive=prompt("a dog"), latent=latent(), seed=1, steps=4, cfg=1.0, strength=1.0,
-        noise_device="cpu",
+        "VideoLCMSampler", model=model, positive=prompt("a dog"), latent=latent(), seed=1, steps=4, cfg=1.0,
+        strength=1.0, noise_device="cpu",
     )  # fmt: skip
     core = ksampler(model, prompt("a dog"), latent(), steps=4)
     assert core.shape == (3, 4, 8, 8) and core.isfinite().all()
@@ -146,11 +146,13 @@ def test_timestep_range(host, model, prompt, latent, ksampler):
 
 
 def context_windows(host, model, **options):
-    settings = dict(
-        context_length=4, context_overlap=2, context_schedule="standard_static", context_stride=1, closed_loop=False,
-        fuse_method="pyramid", dim=0, freenoise=False, cond_retain_index_list="", split_conds_to_windows=False,
-        causal_window_fix=False, latent_retain_index_list="",
-    ) | options  # fmt: skip
+    settings = {
+        "context_length": 4, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1,
+        "closed_loop": False,
+        "fuse_method": "pyramid", "dim": 0, "freenoise": False, "cond_retain_index_list": "",
+        "split_conds_to_windows": False,
+        "causal_window_fix": False, "latent_retain_index_list": "",
+    } | options  # fmt: skip
     node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
     known = {i.id for i in node.define_schema().inputs}
     return host.run("ContextWindowsManual", model=model, **{k: v for k, v in settings.items() if k in known})[0]
@@ -218,7 +220,15 @@ def test_vae_decode_tiled_and_encode(host, checkpoint, model, prompt, latent, ks
 def test_video_to_video(host, checkpoint, model, prompt):
     pixels = torch.rand(3, 64, 64, 3, generator=torch.manual_seed(1))
     encoded = host.run("VAEEncode", pixels=pixels, vae=checkpoint[2])[0]
-    run = dict(model=model, positive=prompt("a dog"), latent=encoded, seed=1, steps=2, cfg=1.0, noise_device="cpu")
+    run = {
+        "model": model,
+        "positive": prompt("a dog"),
+        "latent": encoded,
+        "seed": 1,
+        "steps": 2,
+        "cfg": 1.0,
+        "noise_device": "cpu",
+    }
     weak = host.run("VideoLCMSampler", **run, strength=0.1)[0]["samples"]
     full = host.run("VideoLCMSampler", **run, strength=1.0)[0]["samples"]
     assert weak.isfinite().all() and not torch.allclose(weak, full, atol=1e-2)
@@ -239,4 +249,4 @@ def test_previews_use_the_checkpoints_colours(model, prompt, latent, monkeypatch
     _, image, _ = shown[0]
     assert image.size == (8, 8)
     expected = (0.5 * (1 + torch.tensor([0.5, 0.5, 0.5])) * 255).int().tolist()
-    assert all(abs(a - b) <= 1 for a, b in zip(image.getpixel((0, 0)), expected))
+    assert all(abs(a - b) <= 1 for a, b in zip(image.getpixel((0, 0)), expected, strict=True))

@@ -13,7 +13,7 @@ KEEP = {"videolcm.prediction": "v", "videolcm.sampling": "lcm", "videolcm.head_d
 
 
 def load(host, name, **options):
-    settings = dict(weight_dtype="default", sampling="auto") | options
+    settings = {"weight_dtype": "default", "sampling": "auto"} | options
     return host.run("VideoLCMModelLoader", model_name=name, **settings)[0]
 
 
@@ -102,7 +102,7 @@ def test_model_save_and_reload(host, teacher, checkpoint, prompt, latent, ksampl
     loaded = load(host, target.name)
     assert loaded.get_model_object("model_sampling").options == teacher.get_model_object("model_sampling").options
     assert loaded.model.latent_format.latent_rgb_factors == teacher.model.latent_format.latent_rgb_factors
-    run = dict(sampler_name="euler", scheduler="normal")
+    run = {"sampler_name": "euler", "scheduler": "normal"}
     assert torch.equal(
         ksampler(loaded, prompt("a dog"), latent(), **run), ksampler(teacher, prompt("a dog"), latent(), **run)
     )
@@ -173,9 +173,11 @@ def test_list_shows_every_folder(host, write_model, unet_state_dict, checkpoint_
 
 def test_a_changed_file_is_loaded_again(host, write_model, unet_state_dict):
     node = host.nodes.NODE_CLASS_MAPPINGS["VideoLCMModelLoader"]
-    inputs = dict(
-        model_name=write_model("again.safetensors", unet_state_dict, KEEP), weight_dtype="default", sampling="auto"
-    )
+    inputs = {
+        "model_name": write_model("again.safetensors", unet_state_dict, KEEP),
+        "weight_dtype": "default",
+        "sampling": "auto",
+    }
     first = node.fingerprint_inputs(**inputs)
     assert first == node.fingerprint_inputs(**inputs)
     write_model("again.safetensors", {k: v.half() for k, v in unet_state_dict.items()}, KEEP)
@@ -187,7 +189,7 @@ LOADERS = [("VideoLCMCheckpointLoader", "ckpt_name"), ("VideoLCMModelLoader", "m
 
 def inputs(loader, name):
     node_id, key = loader
-    extra = {} if key == "ckpt_name" else dict(weight_dtype="default", sampling="auto")
+    extra = {} if key == "ckpt_name" else {"weight_dtype": "default", "sampling": "auto"}
     return dict(node_id=node_id, **{key: name}, **extra)
 
 
@@ -280,8 +282,13 @@ def test_all_in_one_without_its_parts_says_where_to_go(host, write_model, unet_s
     fails(host, "VideoLCMCheckpointLoader", [name, "cond_stage_model", "Load VideoLCM Model"], ckpt_name=name)
 
 
-@pytest.mark.parametrize(("part", "key"), [("vae", "first_stage_model.taesd_decoder.3.conv.0.weight"),
-                                           ("text", "cond_stage_model.clip_l.transformer.text_model.final_layer_norm.weight")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("vae", "first_stage_model.taesd_decoder.3.conv.0.weight"),
+        ("text", "cond_stage_model.clip_l.transformer.text_model.final_layer_norm.weight"),
+    ],
+)
 def test_incomplete_parts_are_refused(host, write_model, checkpoint_tensors, part, key):
     tensors = {k: v for k, v in checkpoint_tensors.items() if k != key.replace("clip_l.", "")}
     name = write_model(f"without-{part}.safetensors", tensors)

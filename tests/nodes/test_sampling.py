@@ -15,7 +15,7 @@ def sigmas(host, model, steps, mode):
 
 
 def sample(host, model, positive, latent, **options):
-    settings = dict(seed=1, steps=2, cfg=1.0, strength=1.0, noise_device="cpu") | options
+    settings = {"seed": 1, "steps": 2, "cfg": 1.0, "strength": 1.0, "noise_device": "cpu"} | options
     return host.run("VideoLCMSampler", model=model, positive=positive, latent=latent, **settings)[0]["samples"]
 
 
@@ -119,9 +119,9 @@ def test_gpu_noise_is_the_hosts(host, model, prompt, latent, ksampler):
 
 def test_step_noise_options(host, model, prompt, latent):
     def run(**options):
-        sampler = host.run("SamplerVideoLCM", **(dict(noise_device="cpu", s_noise=1.0, noise_clip_std=0.0) | options))[
-            0
-        ]
+        sampler = host.run(
+            "SamplerVideoLCM", **({"noise_device": "cpu", "s_noise": 1.0, "noise_clip_std": 0.0} | options)
+        )[0]
         return host.run(
             "SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=1.0, positive=prompt("a dog"),
             negative=prompt(""), sampler=sampler, sigmas=sigmas(host, model, 2, lcm_mode()), latent_image=latent(),
@@ -157,8 +157,10 @@ def test_steps_outside_the_grid(host, model, prompt, latent, steps, strength, al
         sample(host, model, prompt("a dog"), latent(), steps=steps, strength=strength)
 
 
-@pytest.mark.parametrize(("width", "height", "frames", "words"), [(65, 64, 16, "width is 65.*multiples of 8.*Use 64"),
-                                                                  (64, 100, 16, "height is 100"), (64, 64, 0, "frames is 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "height", "frames", "words"),
+    [(65, 64, 16, "width is 65.*multiples of 8.*Use 64"), (64, 100, 16, "height is 100"), (64, 64, 0, "frames is 0")],
+)
 def test_empty_latent_sizes(host, width, height, frames, words):
     with pytest.raises(ValueError, match=words):
         host.run("VideoLCMEmptyLatent", width=width, height=height, frames=frames)
@@ -179,7 +181,7 @@ def test_unusual_prompts(host, model, prompt, latent, text):
 
 
 def test_latents_of_other_video_models(host, model, prompt, ksampler):
-    """Empty latents of 16 channels and five dimensions: our sampler makes one video of them, core's says what it does."""
+    """Empty latents of 16 channels and five dimensions: our sampler makes one video of them, core's warns."""
     other = host.run("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1)[0]
     assert other["samples"].shape == (1, 16, 3, 8, 8)
     assert sample(host, model, prompt("a dog"), other).shape == (3, 4, 8, 8)
@@ -220,9 +222,13 @@ def test_inputs_stay_as_they_were(host, model, prompt, latent):
 
 def test_model_sampling_node(host, model, prompt, latent, ksampler):
     def patched(**options):
-        settings = dict(
-            prediction="v", zsnr=True, original_steps=50, beta_schedule="scaled_linear", timestep_scaling=10.0
-        )
+        settings = {
+            "prediction": "v",
+            "zsnr": True,
+            "original_steps": 50,
+            "beta_schedule": "scaled_linear",
+            "timestep_scaling": 10.0,
+        }
         return host.run("VideoLCMSampling", model=model, **(settings | options))[0]
 
     base = ksampler(model, prompt("a dog"), latent())
