@@ -48,7 +48,9 @@ def consistency_function(
         sigma_data: See `boundary_scalings`.
         timestep_scaling: See `boundary_scalings`.
     """
-    c_skip, c_out = (expand_to(c.to(pred_x_0.dtype), pred_x_0) for c in boundary_scalings(t, sigma_data, timestep_scaling))
+    c_skip, c_out = (
+        expand_to(c.to(pred_x_0.dtype), pred_x_0) for c in boundary_scalings(t, sigma_data, timestep_scaling)
+    )
     return c_skip * x_t + c_out * pred_x_0
 
 

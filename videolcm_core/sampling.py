@@ -127,9 +127,7 @@ def sample_ddim(
     return x
 
 
-def _draw(
-    step_noise: Tensor | StepNoise | None, like: Tensor, index: int, generator: torch.Generator | None
-) -> Tensor:
+def _draw(step_noise: Tensor | StepNoise | None, like: Tensor, index: int, generator: torch.Generator | None) -> Tensor:
     if isinstance(step_noise, torch.Tensor):
         return step_noise[index]
     if step_noise is not None:

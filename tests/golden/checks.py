@@ -40,7 +40,9 @@ def check_unet(reference: Reference, tolerance: float) -> Iterator[Result]:
         yield reference.compare(case, f"out.{case}", out, tolerance)
         for name, value in recorded.items():
             yield reference.compare(f"{case} {name}", name, value, tolerance)
-        yield reference.compare(f"{case} (frames)", f"out.{case}", _as_frames(network, x, t, context, inputs), tolerance)
+        yield reference.compare(
+            f"{case} (frames)", f"out.{case}", _as_frames(network, x, t, context, inputs), tolerance
+        )
 
 
 def _as_frames(network: UNet3D, x: Tensor, t: Tensor, context: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
@@ -66,7 +68,7 @@ def _record(network: nn.Module, reference: Reference, into: dict[str, Tensor]) -
 
 def _module_name(activation: str) -> str:
     name = activation[len("act.") :]
-    return f"{name[len('stc.'):]}_embedding_after" if name.startswith("stc.") else name
+    return f"{name[len('stc.') :]}_embedding_after" if name.startswith("stc.") else name
 
 
 def check_sampler_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
@@ -147,7 +149,13 @@ def check_sampler_ddim(reference: Reference, tolerance: float) -> Iterator[Resul
     scale = float(reference.metadata.get("guide_scale", 9.0))
     schedule = Schedule.create(_beta_schedule(reference), dtype=torch.float64)
     final = sample_ddim(
-        network, reference.get("noise"), steps, schedule, guidance_scale=scale, uncond_model=uncond_network, callback=keep
+        network,
+        reference.get("noise"),
+        steps,
+        schedule,
+        guidance_scale=scale,
+        uncond_model=uncond_network,
+        callback=keep,
     )
     got = {key: torch.stack(values) for key, values in seen.items()} | {"final": final}
     for key, value in got.items():

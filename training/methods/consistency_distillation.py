@@ -87,9 +87,7 @@ class ConsistencyDistillation:
             # Prompt and negative prompt in one batch: one call of the teacher.
             both = torch.cat([context, uncond_context.expand(batch, -1, -1)])
             cond_output, uncond_output = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-            step = guided_teacher_step(
-                cond_output, uncond_output, x_t, t, t_prev, self.schedule, w, self.prediction
-            )
+            step = guided_teacher_step(cond_output, uncond_output, x_t, t, t_prev, self.schedule, w, self.prediction)
             x_prev = step.x_prev.to(x_0.dtype)
             target_output = target(x_prev, t_prev, context)
             target_pred_x_0, goal = self._consistent(target_output, step.x_prev, t_prev)

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+def save_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write tensors whole or not at all: to a temporary name in the same folder, then renamed.
 
     Args:

@@ -64,7 +64,11 @@ def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
     if missing or unexpected:
-        parts = [f"{kind} keys {name_some(keys)}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        parts = [
+            f"{kind} keys {name_some(keys)}"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
         raise CheckpointError(
             file, " and ".join(parts), f"exactly the {len(expected)} keys of this network", "Get a complete checkpoint."
         )

@@ -109,7 +109,9 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         damaged = _looks_like_safetensors(head) or len(head) < 9
-        got = f"a truncated or damaged safetensors file ({error})" if damaged else "a file that is not safetensors inside"
+        got = (
+            f"a truncated or damaged safetensors file ({error})" if damaged else "a file that is not safetensors inside"
+        )
         raise CheckpointError(path.name, got, _FORMATS, _AGAIN) from error
 
 

@@ -8,7 +8,7 @@ permuted copy costs as much as the layer it feeds.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -85,7 +85,7 @@ def append_tokens(context: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([repeat_to(context, batch), repeat_to(tokens, batch).to(context.dtype)], dim=1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def temporal_conv_class(base: type) -> type:
     """A Conv3d class whose ``(3, 1, 1)`` kernel runs as a 2-D convolution on `time_rows`.
 
@@ -99,7 +99,7 @@ def temporal_conv_class(base: type) -> type:
     return TemporalConv
 
 
-@lru_cache(maxsize=None)
+@cache
 def token_conv_class(base: type) -> type:
     """A Conv1d class of kernel 1 that runs as a linear layer on tokens ``[..., C]``; weights stay 3-D."""
 

@@ -2,176 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, SpatialTransformer, TemporalTransformer, default_attention
+from .blocks import Block, Downsample, ResBlock, TemporalConvBlock, Upsample
 from .conditions import CONDITION_CHANNELS, build_encoders, encode_condition, module_names
+from .config import CONDITIONS, UNetConfig
 from .fused import group_norm_class
-from .layers import (
-    Operations,
-    Step,
-    VideoLayer,
-    append_tokens,
-    from_time_rows,
-    repeat_to,
-    sinusoidal_embedding,
-    temporal_conv_class,
-    time_rows,
-    to_frames,
-    to_video,
-    zero_init,
-)
+from .layers import Operations, Step, append_tokens, repeat_to, sinusoidal_embedding, to_frames, to_video, zero_init
+
+__all__ = ["CONDITIONS", "HISTOGRAM_DIM", "TemporalConvBlock", "UNet3D", "UNetConfig"]
 
 HISTOGRAM_DIM = 156
-CONDITIONS = frozenset(CONDITION_CHANNELS) | {"image", "histogram"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """Shape of a network. Defaults are the released 1.4 B text-to-video models.
-
-    Attributes:
-        in_channels: Latent channels.
-        concat_channels: Channels beside the latents for encoded conditions; 0 for ModelScope's first layer.
-        out_channels: Latent channels of the output.
-        model_channels: Width of the first level; a multiple of 32.
-        channel_mult: Width of each level over ``model_channels``.
-        num_res_blocks: Residual blocks per level going down; one more going up.
-        attention_scales: Resolutions (1 = latent) whose blocks have attention.
-        context_dim: Width of text tokens.
-        num_heads: Heads of the very first temporal transformer; elsewhere it is channels / head_dim.
-        head_dim: Width of one head.
-        conditions: Names out of `CONDITIONS`.
-        num_image_tokens: Tokens made of one image embedding.
-        use_fps: Whether frames per second enter the timestep embedding.
-        dropout: In residual blocks, in training.
-    """
-
-    in_channels: int = 4
-    concat_channels: int = 8
-    out_channels: int = 4
-    model_channels: int = 320
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    attention_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
-    context_dim: int = 1024
-    num_heads: int = 8
-    head_dim: int = 64
-    conditions: frozenset[str] = frozenset()
-    num_image_tokens: int = 4
-    use_fps: bool = False
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the conditions' names and the widths."""
-        if unknown := set(self.conditions) - CONDITIONS:
-            raise ValueError(f"unknown conditions {sorted(unknown)}; allowed: {', '.join(sorted(CONDITIONS))}.")
-        for scale, mult in enumerate(self.channel_mult):
-            width = self.model_channels * mult
-            if width % 32 or (2.0**-scale in self.attention_scales and width % self.head_dim):
-                raise ValueError(
-                    f"level {scale} is {width} channels wide; it must be a multiple of 32 and, with attention, "
-                    f"of head_dim ({self.head_dim})."
-                )
-
-
-class TemporalConvBlock(nn.Module):
-    """Four normalised convolutions along time with a residual; statistics over all frames jointly."""
-
-    def __init__(self, channels: int, dropout: float, operations: Operations, **kw) -> None:
-        """Build for ``channels``."""
-        super().__init__()
-        conv = temporal_conv_class(operations.Conv3d)
-        for index in range(1, 5):
-            layers: list[nn.Module] = [group_norm_class(operations.GroupNorm)(32, channels, **kw), nn.SiLU()]
-            if index > 1:
-                layers.append(nn.Dropout(dropout))
-            layers.append(conv(channels, channels, (3, 1, 1), padding=(1, 0, 0), **kw))
-            self.add_module(f"conv{index}", nn.Sequential(*layers))
-        zero_init(self.conv4[-1])  # type: ignore[index]
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Map ``[B, C, F, H*W]`` to the same shape."""
-        return self.conv4(self.conv3(self.conv2(self.conv1(rows)))) + rows  # type: ignore[operator]
-
-
-class ResBlock(VideoLayer):
-    """Two convolutions with the timestep between them, then convolutions along time on the sum."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, emb_dim: int, dropout: float, operations: Operations, **kw
-    ) -> None:
-        """Build from ``in_channels`` to ``out_channels``."""
-        super().__init__()
-        self.in_layers = nn.Sequential(
-            group_norm_class(operations.GroupNorm)(32, in_channels, **kw),
-            nn.SiLU(),
-            operations.Conv2d(in_channels, out_channels, 3, padding=1, **kw),
-        )
-        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_dim, out_channels, **kw))
-        self.out_layers = nn.Sequential(
-            group_norm_class(operations.GroupNorm)(32, out_channels, **kw),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            zero_init(operations.Conv2d(out_channels, out_channels, 3, padding=1, **kw)),
-        )
-        self.skip_connection: nn.Module = (
-            nn.Identity() if in_channels == out_channels else operations.Conv2d(in_channels, out_channels, 1, **kw)
-        )
-        # The misspelling is the authors' key.
-        self.temopral_conv = TemporalConvBlock(out_channels, dropout, operations, **kw)
-
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        """Map ``[B*F, C, H, W]`` to ``[B*F, out_channels, H, W]``."""
-        h = self.in_layers(x)
-        h = h + repeat_to(self.emb_layers(step.emb), len(h))[:, :, None, None]
-        h = self.skip_connection(x) + self.out_layers(h)
-        return from_time_rows(self.temopral_conv(time_rows(h, step.num_frames)), h.shape[2])
-
-
-class Downsample(VideoLayer):
-    """Halve height and width."""
-
-    def __init__(self, channels: int, operations: Operations, **kw) -> None:
-        """Build for ``channels``."""
-        super().__init__()
-        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1, **kw)
-
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        """Map ``[B*F, C, H, W]`` to ``[B*F, C, ceil(H/2), ceil(W/2)]``."""
-        return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Double height and width, or grow to the size of the waiting skip."""
-
-    def __init__(self, channels: int, operations: Operations, **kw) -> None:
-        """Build for ``channels``."""
-        super().__init__()
-        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **kw)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Map ``[B*F, C, H, W]`` to ``[B*F, C, *size]``."""
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
-
-
-class Block(nn.ModuleList):
-    """Layers of one numbered block, in order."""
-
-    def forward(self, x: Tensor, step: Step, size: tuple[int, int] | None = None) -> Tensor:
-        """Run the layers; ``size`` is what an `Upsample` at the end grows to."""
-        for layer in self:
-            if isinstance(layer, VideoLayer):
-                x = layer(x, step)
-            elif isinstance(layer, Upsample):
-                x = layer(x, size)
-            else:
-                x = layer(x)
-        return x
 
 
 class UNet3D(nn.Module):
@@ -356,15 +199,15 @@ class UNet3D(nn.Module):
         frames = x.shape[2] if is_video else num_frames or x.shape[0]
         if not is_video and x.shape[0] % frames:
             raise ValueError(f"x has {x.shape[0]} frames; it must be a multiple of num_frames ({frames}).")
-        pixels = dict(
-            depth=depth, motion=motion, masked=masked, sketch=sketch,
-            single_sketch=single_sketch, local_image=local_image, canny=canny,
-        )  # fmt: skip
+        pixels = {
+            "depth": depth, "motion": motion, "masked": masked, "sketch": sketch,
+            "single_sketch": single_sketch, "local_image": local_image, "canny": canny,
+        }  # fmt: skip
         encoded = self.encode_conditions((x.shape[-2], x.shape[-1]), frames, **pixels)
         h = to_frames(x) if is_video else x.contiguous(memory_format=torch.channels_last)
         h = self._with_concat(h, concat, encoded, frames)
         emb, videos = self._embedding(t, fps, h), h.shape[0] // frames
-        step = Step(emb, self._context(context, image, histogram, videos, frames, h), frames)
+        step = Step(emb, self._context(context, image, histogram, videos, h), frames)
         h = self._blocks(h, step)
         return to_video(h, frames) if is_video else h
 
@@ -392,7 +235,7 @@ class UNet3D(nn.Module):
         return emb
 
     def _context(
-        self, context: Tensor | None, image: Tensor | None, histogram: Tensor | None, videos: int, frames: int, h: Tensor
+        self, context: Tensor | None, image: Tensor | None, histogram: Tensor | None, videos: int, h: Tensor
     ) -> Tensor:
         if context is None:
             context = h.new_zeros(videos, 1, self.config.context_dim)
