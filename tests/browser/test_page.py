@@ -9,6 +9,7 @@ import setup
 from prompts import inputs_of, quick
 
 WORKFLOWS = sorted(path for path in (setup.ROOT / "workflows").glob("*.json") if path.name != "index.json")
+SCREENSHOTS = setup.HOST / "screenshots"
 HELP = sorted((setup.ROOT / "nodes" / "web" / "docs").glob("*.md"))
 TEXT_TO_VIDEO = "videolcm_text_to_video"
 
@@ -69,6 +70,8 @@ def test_run_makes_a_video_and_its_file_brings_the_workflow_back(open_page, vue_
     video = comfy.base / "output" / output["images"][0]["subfolder"] / output["images"][0]["filename"]
     assert video.stat().st_size > 1000
     page.wait("id => app.nodeOutputs[id]?.images?.length", argument=node_id)
+    page.wait("() => [...document.querySelectorAll('video')].some(video => video.videoWidth > 0)")
+    page.screenshot(SCREENSHOTS / f"after_run_{'vue' if vue_nodes else 'canvas'}.png")
     page.drop(video.name, video.read_bytes())
     assert page.missing_nodes() == []
     assert_same_prompt(page.prompt(), shown)
