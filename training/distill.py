@@ -1,4 +1,4 @@
-"""Distil the few-step student: ``python -m training.distill --teacher FILE --corpus DIR --autoencoder FILE --out FILE``.
+"""Distil the student: ``python -m training.distill --teacher FILE --corpus DIR --autoencoder FILE --out FILE``.
 
 Consistency distillation as in VideoLCM (arXiv 2312.09109); one step of it is held to the authors' code by
 ``tests/parity.py`` (``distill_step``). The same command resumes.
@@ -100,7 +100,11 @@ class DistillTask:
         update_ema(self.target, self.student, o.target_ema)
         update_ema(self.average, self.student, min(o.ema, (index + 1) / (index + 10)))
         detached = losses.detach()
-        return {"loss": float(loss.detach()), "low": float(detached[grid < 16].mean()), "high": float(detached[grid >= 33].mean())}
+        return {
+            "loss": float(loss.detach()),
+            "low": float(detached[grid < 16].mean()),
+            "high": float(detached[grid >= 33].mean()),
+        }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,8 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ema", type=float, default=0.99, help="average that is shipped")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    data = latents.cached_latents(options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations())
-    run(DistillTask(data, load_teacher(options.teacher), options), LoopOptions(checkpoint=options.out, steps=options.steps))
+    data = latents.cached_latents(
+        options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
+    )
+    run(
+        DistillTask(data, load_teacher(options.teacher), options),
+        LoopOptions(checkpoint=options.out, steps=options.steps),
+    )
 
 
 if __name__ == "__main__":

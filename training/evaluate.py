@@ -1,4 +1,4 @@
-"""Measure shipped checkpoints on held-out prompts: ``python -m training.evaluate --corpus DIR --recognizer FILE --i3d FILE``.
+"""Measure shipped files on held-out prompts: ``python -m training.evaluate --corpus DIR --recognizer FILE --i3d FILE``.
 
 Rows: real clips through the autoencoder (what the latents can show at best), the teacher with DDIM, the student with
 its own sampler. Columns: Frechet video distance on Kinetics I3D logits to real clips of the same held-out
@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,7 @@ def generate(model: mini.AllInOne, row: Row, prompts: list[world.Combination], b
             return network(x, t, uncond)
 
         if row.model == "student":
+
             def step_noise(x: Tensor, index: int, generators: list[torch.Generator] = generators) -> Tensor:
                 return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
 
@@ -145,7 +147,9 @@ def main(arguments: list[str] | None = None) -> None:
     teacher, student = mini.load_all_in_one(options.teacher), mini.load_all_in_one(options.student)
     prompts = held_out_prompts(options.clips)
     real, shown = corpus.load_corpus(options.corpus, world.held_out())
-    reference = cached(options.out / "real.features.pt", lambda: clip_features(i3d, torch.from_numpy(real), progress="real"))
+    reference = cached(
+        options.out / "real.features.pt", lambda: clip_features(i3d, torch.from_numpy(real), progress="real")
+    )
 
     def judge(clips: Tensor) -> float:
         return agreement(recognizer, clips, held_out_prompts(len(clips)))["all"]
@@ -161,13 +165,17 @@ def main(arguments: list[str] | None = None) -> None:
         print(name, results[name], flush=True)
 
     every = max(1, len(real) // options.clips)
-    measure("autoencoder only", lambda: reconstruction(student, real[::every][: options.clips]), shown[::every][: options.clips])
+    measure(
+        "autoencoder only",
+        lambda: reconstruction(student, real[::every][: options.clips]),
+        shown[::every][: options.clips],
+    )
     for steps in options.teacher_steps:
         row = Row(model="teacher", steps=steps, cfg=best_cfg(teacher, steps, options, judge))
-        measure(row.name, lambda row=row: generate(teacher, row, prompts), prompts)
+        measure(row.name, partial(generate, teacher, row, prompts), prompts)
     for steps in options.student_steps:
         row = Row(model="student", steps=steps)
-        measure(row.name, lambda row=row: generate(student, row, prompts), prompts)
+        measure(row.name, partial(generate, student, row, prompts), prompts)
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "results.md").write_text(table(results) + "\n")
     print(table(results))

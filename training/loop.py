@@ -59,7 +59,7 @@ def step_generator(seed: int, index: int) -> torch.Generator:
 
 
 def warmup_stable_decay(index: int, steps: int, *, peak: float, warmup: int = 100, decay: float = 0.35) -> float:
-    """Learning rate: linear warm-up, plateau, and a half cosine to 1 % of the peak in the last ``decay`` of the steps."""
+    """Learning rate: linear warm-up, plateau, half cosine to 1 % of the peak in the last ``decay`` of the steps."""
     start = int(steps * (1 - decay))
     if index < start:
         return peak * min(1.0, (index + 1) / warmup)

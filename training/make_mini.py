@@ -53,7 +53,9 @@ def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
     student = distill.load_student(runs / "student.pt")
     models.mkdir(parents=True, exist_ok=True)
     colors = {"latent_rgb_factors": factors, "latent_rgb_bias": bias, "recipe": vars(recipe)}
-    mini.export(models / "videolcm-mini-teacher.safetensors", teacher.unet, teacher.text, autoencoder, "teacher", **colors)
+    mini.export(
+        models / "videolcm-mini-teacher.safetensors", teacher.unet, teacher.text, autoencoder, "teacher", **colors
+    )
     mini.export(models / "videolcm-mini.safetensors", student, teacher.text, autoencoder, "lcm", w=recipe.w, **colors)
 
 
@@ -71,7 +73,15 @@ def main(arguments: list[str] | None = None) -> None:
     data = ["--corpus", str(runs / "corpus")]
     encoder = ["--autoencoder", str(runs / "autoencoder.pt")]
     train_autoencoder.main(
-        [*data, "--out", str(runs / "autoencoder.pt"), "--steps", str(recipe.autoencoder_steps), "--light-fraction", "1"]
+        [
+            *data,
+            "--out",
+            str(runs / "autoencoder.pt"),
+            "--steps",
+            str(recipe.autoencoder_steps),
+            "--light-fraction",
+            "1",
+        ]
     )
     steps = ["--image-steps", str(recipe.image_steps), "--steps", str(recipe.teacher_steps)]
     pretrain.main([*data, *encoder, "--out", str(runs / "teacher.pt"), *steps])

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from videolcm_core.checkpoints.export import save_safetensors
 from videolcm_core.models.autoencoder import TinyAutoencoder
 from videolcm_core.models.text_encoder import TextConfig, TextEncoder
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
@@ -51,7 +52,7 @@ def load_autoencoder(path: Path) -> TinyAutoencoder:
     model = TinyAutoencoder()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["task"]["average"])
     model.skip_idle_blocks()
-    return model.train(False).requires_grad_(False).to(memory_format=torch.channels_last)
+    return model.train(False).requires_grad_(False).channels_last()
 
 
 def latent_rgb(model: TinyAutoencoder, latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[float]]:
@@ -105,8 +106,6 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
 def export(
     path: Path, unet: nn.Module, text: TextEncoder, autoencoder: TinyAutoencoder, sampling: str, **extra: Any
 ) -> None:
-    from videolcm_core.checkpoints.export import save_safetensors
-
     """Write the all-in-one file: UNet and text encoder in float16, autoencoder in float16 where it is exact enough.
 
     Args:
@@ -147,7 +146,7 @@ def load_all_in_one(path: Path) -> AllInOne:
     loaded = AllInOne(
         unet=UNet3D(UNET),
         text=TextEncoder(text["vocabulary"], TEXT),
-        autoencoder=TinyAutoencoder().to(memory_format=torch.channels_last),
+        autoencoder=TinyAutoencoder().channels_last(),
     )
     loaded.unet.load_state_dict(part("model.diffusion_model."))
     loaded.text.load_state_dict(text)

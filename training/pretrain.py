@@ -78,7 +78,9 @@ class TeacherTask:
         if frames_only:
             frame = torch.randint(x_0.shape[2], (count, 1), generator=generator)
             x_0 = x_0[torch.arange(count)[:, None], :, frame].transpose(1, 2)
-        return x_0.float(), self.tokens.draw(labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS)
+        return x_0.float(), self.tokens.draw(
+            labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS
+        )
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One step: frames only in the first phase, later every fourth step."""
@@ -106,7 +108,11 @@ class TeacherTask:
         update_ema(self.average, self.model, min(o.ema, (index + 1) / (index + 10)))
         kind = "frame" if frames_only else "clip"
         high = t >= 750
-        return {"loss": float(loss.detach()), kind: float(loss.detach()), f"{kind}_high": float(errors[high].mean().detach())}
+        return {
+            "loss": float(loss.detach()),
+            kind: float(loss.detach()),
+            f"{kind}_high": float(errors[high].mean().detach()),
+        }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,7 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ema", type=float, default=0.998)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    data = latents.cached_latents(options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations())
+    data = latents.cached_latents(
+        options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
+    )
     run(TeacherTask(data, options), LoopOptions(checkpoint=options.out, steps=options.steps))
 
 

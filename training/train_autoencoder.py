@@ -41,7 +41,7 @@ class AutoencoderTask:
 
     def __init__(self, frames: np.ndarray, options: argparse.Namespace) -> None:
         self.frames, self.options = frames, options
-        self.model = TinyAutoencoder().to(memory_format=torch.channels_last)
+        self.model = TinyAutoencoder().channels_last()
         self.model.start_light()
         self.average = TinyAutoencoder().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from training.loop import LoopOptions, run, save_atomically, update_ema, warmup_stable_decay
 
 

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from torch.nn import functional
+
 from training.data import world
 from training.metrics import i3d
 from training.metrics.frechet import frechet_distance
@@ -36,7 +37,10 @@ def test_distance_refuses_other_widths():
         frechet_distance(torch.zeros(4, 3), torch.zeros(4, 2))
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))])  # fmt: skip
+POOLS = [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))]
+
+
+@pytest.mark.parametrize(("kernel", "stride"), POOLS)
 def test_pooling_axis_by_axis_is_pooling(kernel, stride):
     x = torch.randn(2, 3, 5, 9, 8)
     padded = i3d._same_padding(x, kernel, stride, float("-inf"))

@@ -1,6 +1,7 @@
 """The report fills marked sections and computes its ratios."""
 
 import pytest
+
 from training import evaluate, report
 
 

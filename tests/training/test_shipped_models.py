@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+
 from training import evaluate, mini
 from training.data import world
 
@@ -34,7 +35,11 @@ def test_four_steps_show_the_place(student):
 
 
 def test_four_steps_move_the_ball_the_way_the_prompt_says(student):
-    moves = [c for c in world.combinations() if c.thing == "basketball" and c.motion in ("left", "right") and c.place != "sand"]
+    moves = [
+        c
+        for c in world.combinations()
+        if c.thing == "basketball" and c.motion in ("left", "right") and c.place != "sand"
+    ]
     clips = evaluate.generate(student, evaluate.Row(model="student", steps=4), moves * 2).int()
     orange = ((clips[..., 0] > 110) & (clips[..., 0] - clips[..., 2] > 70) & (clips[..., 1] < 150)).float()
     columns = torch.arange(orange.shape[-1])

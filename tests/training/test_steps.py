@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+
 from training import distill, mini, pretrain, train_autoencoder
 from training.data import captions, world
 from training.data.latents import LatentClips, cached_latents, decode_clips, encode_clips
@@ -22,7 +23,8 @@ def data():
 
 
 def teacher_options(**changes):
-    values = dict(image_steps=1, steps=4, batch=2, image_batch=3, learning_rate=1e-3, timestep_power=0.75, ema=0.9)
+    values = {"image_steps": 1, "steps": 4, "batch": 2, "image_batch": 3, "learning_rate": 1e-3}
+    values |= {"timestep_power": 0.75, "ema": 0.9}
     return argparse.Namespace(**(values | changes))
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+
 from training.data import captions, corpus, world
 from training.data.latents import mirrored
 from training.data.models3d import read_model

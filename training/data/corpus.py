@@ -52,8 +52,8 @@ def load_models(furniture: Path) -> dict[str, Model3D]:
         library = furniture / f"{thing.library}.sh3f"
         if not library.exists():
             raise FileNotFoundError(
-                f"{library} is missing. Unpack the Debian package sweethome3d-furniture (scripts/fetch_furniture.sh DIR) "
-                "and give the folder that holds its .sh3f files as --furniture."
+                f"{library} is missing. Unpack the Debian package sweethome3d-furniture "
+                "(scripts/fetch_furniture.sh DIR) and give the folder that holds its .sh3f files as --furniture."
             )
         models[name] = read_model(library, thing.number)
     return models

@@ -103,7 +103,9 @@ def cached_latents(folder: Path, model: TinyAutoencoder, combinations: list[worl
     if not path.exists():
         index = {c: i for i, c in enumerate(world.combinations())}
         clips, shown = corpus.load_corpus(folder, combinations)
-        latents = torch.cat([encode_clips(model, clips), encode_clips(model, np.ascontiguousarray(clips[:, :, :, ::-1]))])
+        latents = torch.cat(
+            [encode_clips(model, clips), encode_clips(model, np.ascontiguousarray(clips[:, :, :, ::-1]))]
+        )
         labels = torch.tensor([index[c] for c in shown] + [index[mirrored(c)] for c in shown])
         save_atomically({"latents": latents, "labels": labels}, path)
     return LatentClips(**torch.load(path, weights_only=True))

@@ -55,7 +55,9 @@ def read_model(library: Path, number: int) -> Model3D:
     with zipfile.ZipFile(library) as archive:
         entry = _catalogue_entry(archive, number)
         if "model" not in entry:
-            raise ValueError(f"{library.name} has no model number {number}; look in its PluginFurnitureCatalog.properties.")
+            raise ValueError(
+                f"{library.name} has no model number {number}; look in its PluginFurnitureCatalog.properties."
+            )
         path = entry["model"].lstrip("/")
         if path.endswith(".zip"):
             with zipfile.ZipFile(io.BytesIO(archive.read(path))) as inner:

@@ -1,4 +1,4 @@
-"""Draw one object on a floor under a sky with moderngl on EGL (no display needed): sun, shadow map, fog, antialiasing."""
+"""Draw one object on a floor under a sky with moderngl on EGL (no display needed): sun, shadow, fog, antialiasing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ void main() {
 """
 _FRAGMENT = """
 #version 330
-uniform sampler2D image, shadow_map; uniform bool textured, ground; uniform vec3 color, sun, fog, eye; uniform float ambient;
+uniform sampler2D image, shadow_map; uniform bool textured, ground;
+uniform vec3 color, sun, fog, eye; uniform float ambient;
 in vec3 normal, world; in vec2 uv; in vec4 shadow; out vec4 result;
 void main() {
   vec2 at = ground ? world.xz * 0.45 : uv;
@@ -59,7 +60,7 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything of a clip but the object: camera eye, look-at height, sun direction, floor image, colours in [0, 1]."""
+    """Everything of a clip but the object: camera eye, look-at point, sun direction, floor, colours in [0, 1]."""
 
     eye: tuple[float, float, float]
     look_at: tuple[float, float, float]
@@ -81,7 +82,7 @@ class Renderer:
         import moderngl
 
         self.size = size
-        gl: Any = moderngl.create_context(standalone=True, backend="egl")
+        gl: Any = moderngl.create_context(standalone=True, backend="egl")  # type: ignore[arg-type]
         self.gl = gl
         gl.enable(moderngl.DEPTH_TEST)
         side = size * SUPERSAMPLE
@@ -90,9 +91,7 @@ class Renderer:
         self.shadow_map.compare_func = ""
         self.shadow_frame = gl.framebuffer(depth_attachment=self.shadow_map)
         self.program = gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self.depth_program = gl.program(
-            vertex_shader=_DEPTH_ONLY, fragment_shader="#version 330\nvoid main() {}"
-        )
+        self.depth_program = gl.program(vertex_shader=_DEPTH_ONLY, fragment_shader="#version 330\nvoid main() {}")
         self.models: dict[int, list[tuple[Any, Any, Any, tuple[float, float, float]]]] = {}
         self.floors: dict[int, Any] = {}
         quad = np.array([[-30, -30], [30, -30], [30, 30], [-30, -30], [30, 30], [-30, 30]], np.float32)
@@ -121,16 +120,16 @@ class Renderer:
             uploaded = []
             for part in model.parts:
                 buffer = self.gl.buffer(part.vertices.tobytes())
-                drawn = self.gl.vertex_array(
-                    self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")]
-                )
+                drawn = self.gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")])
                 shadow = self.gl.vertex_array(self.depth_program, [(buffer, "3f 20x", "in_position")])
                 texture = None if part.texture is None else self._texture(part.texture)
                 uploaded.append((drawn, shadow, texture, part.color))
             self.models[id(model)] = uploaded
         return self.models[id(model)]
 
-    def _draw(self, parts: list[tuple[Any, Any, Any, tuple[float, float, float]]], pose: Pose, scene: Scene) -> np.ndarray:
+    def _draw(
+        self, parts: list[tuple[Any, Any, Any, tuple[float, float, float]]], pose: Pose, scene: Scene
+    ) -> np.ndarray:
         rotation = _rotation(pose.yaw, pose.roll)
         model = np.eye(4, dtype="f4")
         model[:3, :3] = rotation * pose.scale
@@ -170,9 +169,7 @@ class Renderer:
             drawn.render()
         side, k = self.size * SUPERSAMPLE, SUPERSAMPLE
         pixels = np.frombuffer(self.frame.read(components=3, alignment=1), np.uint8).reshape(side, side, 3)[::-1]
-        return (
-            pixels.reshape(self.size, k, self.size, k, 3).astype(np.uint16).sum((1, 3)) // (k * k)
-        ).astype(np.uint8)
+        return (pixels.reshape(self.size, k, self.size, k, 3).astype(np.uint16).sum((1, 3)) // (k * k)).astype(np.uint8)
 
     def _place(self, model: np.ndarray, rotation: np.ndarray, *, ground: bool) -> None:
         self.program["model"].write(model.T.astype("f4").tobytes())

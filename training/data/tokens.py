@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokens, from the merge list that the package ``clip-anytorch`` carries, with the ``tokenizers`` library."""
+"""CLIP's byte-pair tokens, from the merge list in the package ``clip-anytorch``, with the ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MERGES = 49152 - 256 - 2
 
 
 @lru_cache(maxsize=1)
-def _tokenizer():  # noqa: ANN202 - the type belongs to an optional package
+def _tokenizer():
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     path = next(f for f in metadata.files("clip-anytorch") or [] if f.name == "bpe_simple_vocab_16e6.txt.gz")

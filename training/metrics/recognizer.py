@@ -42,7 +42,9 @@ class Recognizer(nn.Module):
         for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 2 * width), (2 * width, 2 * width)):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.SiLU()]
         self.frames = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * 4, 128), nn.SiLU())
-        self.time = nn.Sequential(nn.Conv1d(128, 128, 5, padding=2), nn.SiLU(), nn.Conv1d(128, 128, 5, padding=2), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Conv1d(128, 128, 5, padding=2), nn.SiLU(), nn.Conv1d(128, 128, 5, padding=2), nn.SiLU()
+        )
         self.motion = nn.Linear(128, len(world.MOTIONS))
         self.thing = nn.Linear(128, len(world.OBJECTS))
         self.place = nn.Linear(128, len(world.PLACES))
@@ -147,7 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
     task = RecognizerTask(clips, labels, options.steps)
     run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
-    print("accuracy on real held-out clips:", agreement(load_recognizer(options.out), torch.from_numpy(held_out), combinations))
+    print(
+        "accuracy on real held-out clips:",
+        agreement(load_recognizer(options.out), torch.from_numpy(held_out), combinations),
+    )
 
 
 if __name__ == "__main__":

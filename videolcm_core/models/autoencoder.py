@@ -6,6 +6,8 @@ is decoded by its own VAE nodes. Layer list checked against the host's ``comfy/t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,9 +36,7 @@ class _Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.bypassed = False
-        self.conv = nn.Sequential(
-            _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH)
-        )
+        self.conv = nn.Sequential(_conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x if self.bypassed else self.conv(x) + x)
@@ -71,7 +71,15 @@ class TinyAutoencoder(nn.Module):
         self.register_buffer("vae_scale", torch.tensor(LATENT_SCALE))
         self.register_buffer("vae_shift", torch.tensor(0.0))
 
-    def _costly_blocks(self) -> list[_Block]:
+    def channels_last(self) -> TinyAutoencoder:
+        """Lay the weights out for fast convolutions on a CPU.
+
+        Returns:
+            Itself.
+        """
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _costly_blocks(self) -> list[Any]:
         return [self.taesd_encoder[1], self.taesd_encoder[5], self.taesd_decoder[15], self.taesd_decoder[18]]
 
     def start_light(self) -> None:

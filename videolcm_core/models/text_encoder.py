@@ -37,7 +37,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = (p(x).view(batch, length, self.heads, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (p(x).view(batch, length, self.heads, -1).transpose(1, 2) for p in projections)
         out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, width))
 
@@ -114,6 +115,6 @@ class TextEncoder(nn.Module):
         model = self.transformer.text_model
         position = model.embeddings.position_embedding.weight[: ids.shape[1]]
         x = model.embeddings.token_embedding(self.rows(ids)) + position
-        for layer in model.encoder["layers"]:
+        for layer in model.encoder["layers"]:  # type: ignore[attr-defined]
             x = layer(x)
         return model.final_layer_norm(x)
