@@ -12,7 +12,7 @@ from PIL import Image
 
 import demo
 import setup
-from prompts import set_checkpoint
+from prompts import set_checkpoint, text_of
 
 
 def make(*variables, timeout=600):
@@ -31,8 +31,9 @@ def make(*variables, timeout=600):
 
 
 def test_demo_writes_a_video_and_a_contact_sheet(tmp_path):
+    leftovers = set(setup.HOST.glob("demo-*"))
     prompt = 'a "dog" costs $5, isn\'t it'
-    done = make(f"PROMPT={prompt.replace('$', '$$')}", "SEED=7", "STEPS=2", f"OUT={tmp_path}")
+    done = make(f"PROMPT={prompt}", "SEED=7", "STEPS=2", f"OUT={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     video, sheet = sorted(tmp_path.iterdir())
     assert (video.suffix, sheet.suffix) == (".mp4", ".png")
@@ -42,12 +43,12 @@ def test_demo_writes_a_video_and_a_contact_sheet(tmp_path):
         frames = [frame.to_image() for frame in container.decode(video=0)]
         written = container.metadata
     assert len(frames) == 16
-    assert prompt in str(written.get("prompt")).encode().decode("unicode_escape")
+    assert text_of(json.loads(written["prompt"]))["text"] == prompt
     assert min(Image.open(sheet).size) >= 4 * 64
     assert "sampling [########################] 2/2" in done.stdout
     for stage in ("setup", "server start", "sample", "decode", "save", "server stop"):
         assert re.search(rf"{stage} +\d+\.\d s", done.stdout), stage
-    assert not list(setup.HOST.glob("demo-*/server.log")) or "demo failed" not in done.stderr
+    assert set(setup.HOST.glob("demo-*")) == leftovers
 
 
 def test_demo_with_an_existing_comfyui(tmp_path):
