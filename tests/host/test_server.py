@@ -95,9 +95,14 @@ def test_wrong_step_counts_are_refused(comfy, text_to_video, steps, allowed):
 
 @pytest.mark.parametrize(
     ("size", "complaint"),
-    [({"width": 100}, "width is 100; allowed: multiples of 8"), ({"height": 65}, "height is 65; allowed: multiples of 8"),
-     ({"width": 0}, "min of 64"), ({"frames": 0}, "min of 1"), ({"frames": 257}, "max of 256")],
-)  # fmt: skip
+    [
+        ({"width": 100}, "width is 100; allowed: multiples of 8"),
+        ({"height": 65}, "height is 65; allowed: multiples of 8"),
+        ({"width": 0}, "min of 64"),
+        ({"frames": 0}, "min of 1"),
+        ({"frames": 257}, "max of 256"),
+    ],
+)
 def test_wrong_sizes_are_refused(comfy, text_to_video, size, complaint):
     result = comfy.queue(quick(text_to_video, **size))
     assert result.status in ("rejected", "error")
