@@ -82,8 +82,17 @@ def model_files(*folders: str) -> list[str]:
     """Names of the model files in the given folders, in this order, each name once."""
     names: dict[str, None] = {}
     for folder in folders:
-        names.update(dict.fromkeys(folder_paths.get_filename_list(folder)))
+        names.update(dict.fromkeys(_filename_list(folder)))
     return list(names)
+
+
+def _filename_list(folder: str) -> list[str]:
+    try:
+        return folder_paths.get_filename_list(folder)
+    except OSError:
+        # The host's cached list fails for good once a folder that it has listed is removed.
+        folder_paths.filename_list_cache.pop(folder, None)
+        return folder_paths.get_filename_list(folder)
 
 
 def model_path(name: str, *folders: str) -> str:

@@ -54,7 +54,7 @@ class VideoLCMSampling(io.ComfyNode):
                     BETA_SCHEDULES,
                     "scaled_linear",
                     advanced=True,
-                    tooltip="In diffusers' names: scaled_linear for Stable Diffusion and VideoLCM, linear for AnimateLCM.",
+                    tooltip="scaled_linear: Stable Diffusion, VideoLCM. linear: AnimateLCM (diffusers' names).",
                 ),
                 make(
                     io.Float,
