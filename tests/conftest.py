@@ -1,7 +1,8 @@
 """Fixtures shared by all tests: real ComfyUI servers with this pack in them.
 
 `comfy`      one server for the whole run, of the newest host; tests must leave it as they found it.
-`tmp_comfy`  `tmp_comfy(version=..., pack_name=..., arguments=..., environment=..., start=...)` makes a server for one test.
+`tmp_comfy`  makes a server for one test: `tmp_comfy(version=..., pack_name=..., arguments=..., environment=...,
+             start=...)`.
 
 Both give a `ComfyServer` (scripts/comfy_server.py): `.queue(prompt)` -> Result (status, errors, files, images, videos,
 outputs, steps), `.submit`, `.object_info()`, `.interrupt()`, `.path(file)`, `.log()`, `.url`. Folders in `tests/packs`
@@ -11,7 +12,7 @@ are linked into `custom_nodes` beside the pack.
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def text_to_video() -> dict[str, dict]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the end of the server's log with a test that fails."""
     report = yield
     servers = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, comfy_server.ComfyServer)]
