@@ -32,8 +32,7 @@ ui:
 
 test:
 	@$(PYTHON) scripts/setup.py --tests
-	$(VENV_PYTHON) tests/parity.py tests/golden
-	$(VENV_PYTHON) -m pytest
+	@status=0; $(VENV_PYTHON) tests/parity.py tests/golden || status=1; $(VENV_PYTHON) -m pytest || status=1; exit $$status
 
 check: lint
 	$(VENV_PYTHON) -m pytest -q tests/core tests/training tests/test_imports.py tests/test_hygiene.py
