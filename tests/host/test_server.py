@@ -56,9 +56,7 @@ def test_nothing_is_asked_of_the_network_or_beyond_the_hosts_packages(tmp_comfy,
 
         threading.Thread(target=listen, daemon=True).start()
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
-        environment = {
-            name: address for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-        }
+        environment = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), address)
         server = tmp_comfy(environment={**environment, "PYTHONPATH": str(tmp_path)})
         assert "IMPORT FAILED" not in server.log()
         assert server.queue(quick(text_to_video)).ok
