@@ -24,9 +24,9 @@ class Recipe:
     held_out_clips: int = 16
     autoencoder_steps: int = 4000
     image_steps: int = 1400
-    teacher_steps: int = 3900
-    student_steps: int = 1200
-    w: float = 3.0
+    teacher_steps: int = 3400
+    student_steps: int = 1100
+    w: float = 2.0
 
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:

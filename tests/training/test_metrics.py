@@ -9,7 +9,7 @@ from torch.nn import functional
 from training.data import world
 from training.metrics import i3d
 from training.metrics.frechet import frechet_distance
-from training.metrics.recognizer import Recognizer, agreement, label_indices
+from training.metrics.recognizer import MOTION_CLASSES, Recognizer, agreement, label_indices
 
 
 def test_distance_of_diagonal_gaussians_has_its_closed_form():
@@ -81,7 +81,7 @@ def test_agreement_counts_each_attribute():
             wanted = label_indices(asked[0])
             return tuple(
                 functional.one_hot(torch.full((len(clips),), w), n).float()
-                for w, n in zip(wanted, (len(world.OBJECTS), len(world.MOTIONS), len(world.PLACES)), strict=True)
+                for w, n in zip(wanted, (len(world.OBJECTS), len(MOTION_CLASSES), len(world.PLACES)), strict=True)
             )
 
     clips = torch.zeros(2, 16, 64, 64, 3, dtype=torch.uint8)

@@ -33,7 +33,7 @@ def render_combination(
     Returns:
         ``uint8 [count, F, H, W, 3]``.
     """
-    seed = zlib.crc32(combination.caption.encode())
+    seed = zlib.crc32(f"{combination.thing} {combination.motion} {combination.place}".encode())
     clips = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])

@@ -21,6 +21,7 @@ from ..data.latents import mirrored
 from ..loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
 
 ATTRIBUTES = ("object", "motion", "place")
+MOTION_CLASSES = list(dict.fromkeys(world.MOTIONS.values()))
 _INPUT = 32
 
 
@@ -28,7 +29,7 @@ def label_indices(combination: world.Combination) -> list[int]:
     """Index of the combination's object, motion and place."""
     return [
         list(world.OBJECTS).index(combination.thing),
-        list(world.MOTIONS).index(combination.motion),
+        MOTION_CLASSES.index(world.MOTIONS[combination.motion]),
         list(world.PLACES).index(combination.place),
     ]
 
@@ -45,7 +46,7 @@ class Recognizer(nn.Module):
         self.time = nn.Sequential(
             nn.Conv1d(128, 128, 5, padding=2), nn.SiLU(), nn.Conv1d(128, 128, 5, padding=2), nn.SiLU()
         )
-        self.motion = nn.Linear(128, len(world.MOTIONS))
+        self.motion = nn.Linear(128, len(MOTION_CLASSES))
         self.thing = nn.Linear(128, len(world.OBJECTS))
         self.place = nn.Linear(128, len(world.PLACES))
 
