@@ -29,7 +29,7 @@ from workflow_texts import (  # noqa: E402
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NAMESPACE = uuid.UUID("7c9b3b0e-0f0a-4c7e-9d38-5a1f4b0c2d11")
-COLUMN, TOP = 360, 60
+COLUMN, TOP = 390, 60
 Link = tuple["Node", int]
 
 
@@ -119,12 +119,12 @@ def custom_sampling() -> Graph:
     graph = Graph("videolcm_custom_sampling", CUSTOM_NOTE)
     load = graph.add("VideoLCMCheckpointLoader", 0, TOP, (320, 100), ckpt_name="videolcm-mini.safetensors")
     prompt = graph.add("CLIPTextEncode", 1, TOP, (320, 120), "Prompt", clip=(load, 1), text=PROMPT)
-    latent = graph.add("VideoLCMEmptyLatent", 1, TOP + 170, (320, 110), width=64, height=64, frames=16)
-    guider = graph.add("BasicGuider", 1, TOP + 330, (320, 50), model=(load, 0), conditioning=(prompt, 0))
-    noise = graph.add("RandomNoise", 0, TOP + 160, (320, 90), noise_seed=1)
-    kind = graph.add("SamplerVideoLCM", 0, TOP + 300, (320, 110), noise_device="cpu", s_noise=1.0, noise_clip_std=0.0)
+    latent = graph.add("VideoLCMEmptyLatent", 1, TOP + 180, (320, 130), width=64, height=64, frames=16)
+    guider = graph.add("BasicGuider", 1, TOP + 380, (320, 50), model=(load, 0), conditioning=(prompt, 0))
+    noise = graph.add("RandomNoise", 0, TOP + 180, (320, 90), noise_seed=1)
+    kind = graph.add("SamplerVideoLCM", 0, TOP + 330, (320, 110), noise_device="cpu", s_noise=1.0, noise_clip_std=0.0)
     sigmas = graph.add(
-        "VideoLCMScheduler", 0, TOP + 460, (320, 160),
+        "VideoLCMScheduler", 0, TOP + 500, (320, 160),
         model=(load, 0), steps=4, mode="lcm", **{"mode.original_steps": 50, "mode.strength": 1.0},
     )  # fmt: skip
     sampler = graph.add(
@@ -265,8 +265,8 @@ def note_node(graph: Graph, id: int) -> dict[str, Any]:
     return {
         "id": id,
         "type": "MarkdownNote",
-        "pos": [60, 760],
-        "size": [680, 330],
+        "pos": [60, 780],
+        "size": [720, 320],
         "flags": {},
         "order": id - 1,
         "mode": 0,
