@@ -239,7 +239,7 @@ def test_pickle_with_code_is_refused(host, loader, kind, tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
     "sd15": {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
              "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
     "sd2": {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
