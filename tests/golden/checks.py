@@ -39,7 +39,13 @@ def check_unet(reference: Reference, tolerance: float) -> Iterator[Result]:
             hook.remove()
         yield reference.compare(case, f"out.{case}", out, tolerance)
         for name, value in recorded.items():
-            yield reference.compare(f"{case} {name}", name, value, tolerance)
+            # Inside the network values are an order larger than the output: float32 rounds them as much coarser.
+            largest = reference.get(name).abs().max().item()
+            relative = (
+                tolerance * max(1.0, largest),
+                f"inside the network: {tolerance:g} of values up to {largest:.3g}",
+            )
+            yield reference.compare(f"{case} {name}", name, value, tolerance, relative)
         yield reference.compare(
             f"{case} (frames)", f"out.{case}", _as_frames(network, x, t, context, inputs), tolerance
         )
