@@ -35,11 +35,13 @@ def summary(results: dict[str, dict[str, float]]) -> str:
     """The student at 4 steps against the teacher at 4 and 50, in words and ratios."""
     teacher = {int(re.search(r"@(\d+)", n)[1]): r for n, r in results.items() if n.startswith("teacher@")}  # type: ignore[index]
     student = results["student@4"]
-    few, many = student["fvd"] / teacher[4]["fvd"], student["fvd"] / teacher[50]["fvd"]
+    few, many = (student["fvd"] / teacher[n]["fvd"] for n in (4, 50))
+    few_latent, many_latent = (student["fvd_latent"] / teacher[n]["fvd_latent"] for n in (4, 50))
     points = 100 * (student["all"] - teacher[50]["all"])
     return (
         f"The student's distance at 4 steps is {few:.2f} times the teacher's at 4 steps and {many:.2f} times the "
-        f"teacher's at 50; its agreement with the prompt (all three) is {points:+.0f} points from the teacher's at 50."
+        f"teacher's at 50 (after the autoencoder {few_latent:.2f} and {many_latent:.2f}); its agreement with the prompt "
+        f"(all three) is {points:+.0f} points from the teacher's at 50."
     )
 
 
