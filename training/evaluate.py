@@ -32,7 +32,6 @@ from .metrics.frechet import frechet_distance
 from .metrics.i3d import clip_features, load_i3d
 from .metrics.recognizer import agreement, load_recognizer
 
-
 AUTOENCODER = "real, autoencoded"
 
 

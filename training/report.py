@@ -40,8 +40,8 @@ def summary(results: dict[str, dict[str, float]]) -> str:
     points = 100 * (student["all"] - teacher[50]["all"])
     return (
         f"The student's distance at 4 steps is {few:.2f} times the teacher's at 4 steps and {many:.2f} times the "
-        f"teacher's at 50 (after the autoencoder {few_latent:.2f} and {many_latent:.2f}); its agreement with the prompt "
-        f"(all three) is {points:+.0f} points from the teacher's at 50."
+        f"teacher's at 50 (after the autoencoder {few_latent:.2f} and {many_latent:.2f}); its agreement with the "
+        f"prompt (all three) is {points:+.0f} points from the teacher's at 50."
     )
 
 
