@@ -12,8 +12,9 @@ from pages import CHROMIUM_FLAGS, ComfyPage
 SCREENSHOTS = setup.HOST / "screenshots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One Chromium for a file's tests; Playwright's event loop would get in the way of other tests' `asyncio.run`."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=setup.ensure_browser(), args=CHROMIUM_FLAGS)
         yield browser
