@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -47,8 +46,5 @@ def load_host(pack: Path, base: Path | None = None, tree: Path | None = None) ->
 
 
 def _load(host_nodes: ModuleType, path: Path, parent: str) -> None:
-    # In a thread of its own: the page tests leave a running event loop in this one.
-    with ThreadPoolExecutor(1) as pool:
-        loaded = pool.submit(lambda: asyncio.run(host_nodes.load_custom_node(str(path), module_parent=parent))).result()
-    if not loaded:
+    if not asyncio.run(host_nodes.load_custom_node(str(path), module_parent=parent)):
         raise RuntimeError(f"the host could not load {path}")
