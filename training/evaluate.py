@@ -111,12 +111,14 @@ def reconstruction(model: mini.AllInOne, clips: np.ndarray) -> Tensor:
 
 def best_cfg(model: mini.AllInOne, steps: int, options: argparse.Namespace, judge: Callable[[Tensor], float]) -> float:
     """The guidance scale of the teacher whose clips agree best with their prompts, out of ``--cfg``."""
-    if len(options.cfg) == 1:
-        return options.cfg[0]
-    prompts = held_out_prompts(options.cfg_clips)
-    scores = {c: judge(generate(model, Row(model="teacher", steps=steps, cfg=c), prompts)) for c in options.cfg}
-    print(f"teacher@{steps}: agreement by cfg {scores}")
-    return max(scores, key=lambda c: scores[c])
+    path = options.out / f"cfg@{steps}.json"
+    if not path.exists():
+        prompts = held_out_prompts(options.cfg_clips)
+        scores = {c: judge(generate(model, Row(model="teacher", steps=steps, cfg=c), prompts)) for c in options.cfg}
+        path.write_text(json.dumps({"scores": scores, "best": max(scores, key=lambda c: scores[c])}) + "\n")
+    found = json.loads(path.read_text())
+    print(f"teacher@{steps}: agreement by cfg {found['scores']}")
+    return float(found["best"])
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
