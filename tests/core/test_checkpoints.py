@@ -31,7 +31,9 @@ def write(path, weights, wrapping):
     elif wrapping == "old pickle":
         torch.save(weights, path, _use_new_zipfile_serialization=False)
     elif wrapping == "all-in-one":
-        torch.save({f"model.diffusion_model.{k}": v for k, v in weights.items()} | {"first_stage_model.x": torch.ones(1)}, path)
+        torch.save(
+            {f"model.diffusion_model.{k}": v for k, v in weights.items()} | {"first_stage_model.x": torch.ones(1)}, path
+        )
 
 
 @pytest.mark.parametrize("wrapping", ["bare", "state_dict and step", "module.", "old pickle", "all-in-one"])
@@ -53,7 +55,9 @@ def test_safetensors_with_everything_detected(tmp_path, weights, dtype, tiny_con
     assert metadata == METADATA and info.format == "safetensors" and tensors["out.2.bias"].dtype == dtype
     assert detect_unet_config(tensors, metadata) == tiny_config
     network = load_unet(path, dtype=torch.float32)  # the recipe's weights are exact in float16, not in bfloat16
-    assert torch.allclose(network(*tiny_inputs.values()), tiny_unet(*tiny_inputs.values()), atol=1e-6 if dtype != torch.bfloat16 else 0.1)
+    assert torch.allclose(
+        network(*tiny_inputs.values()), tiny_unet(*tiny_inputs.values()), atol=1e-6 if dtype != torch.bfloat16 else 0.1
+    )
 
 
 def test_safetensors_under_another_name(tmp_path, weights):
@@ -110,13 +114,18 @@ def test_prediction_type(caplog):
 
 def test_required_conditions(tiny_config):
     require_conditions(tiny_config, {"depth"})
-    with pytest.raises(CheckpointError, match="got a network with these conditions: depth, image, masked; allowed: one that takes sketch"):
+    with pytest.raises(
+        CheckpointError,
+        match="got a network with these conditions: depth, image, masked; allowed: one that takes sketch",
+    ):
         require_conditions(tiny_config, {"depth", "sketch"}, "a.pth")
 
 
 def test_export_is_contiguous_and_separate(tmp_path):
     base = torch.arange(12.0).view(3, 4)
-    path = save_safetensors({"t": base.t(), "row": base[1], "same": base, "again": base}, tmp_path / "a" / "x.safetensors")
+    path = save_safetensors(
+        {"t": base.t(), "row": base[1], "same": base, "again": base}, tmp_path / "a" / "x.safetensors"
+    )
     loaded = load_file(path)
     assert torch.equal(loaded["t"], base.t()) and torch.equal(loaded["row"], base[1])
     assert torch.equal(loaded["again"], loaded["same"])

@@ -33,7 +33,7 @@ def save_safetensors(
     # A reader, or a kill in the middle, must never meet half a file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({key: _own(value) for key, value in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        save_file(_apart(tensors), temporary, metadata=dict(metadata or {}))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -42,7 +42,15 @@ def save_safetensors(
     return path
 
 
-def _own(value: Tensor) -> Tensor:
-    value = value.detach().cpu()
-    is_view = value.untyped_storage().nbytes() != value.numel() * value.element_size()
-    return value.clone() if is_view and value.is_contiguous() else value.contiguous()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which shares memory with another or is part of a larger one."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != value.numel() * value.element_size():
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        apart[key] = value
+    return apart
