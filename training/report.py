@@ -15,7 +15,7 @@ import torch
 
 from . import evaluate, pictures
 
-_HERO = (0, 5, 9, 11, 14, 20, 24, 28)
+_HERO = (0, 37, 11, 8, 16, 24, 27, 31)  # clips that show eight of the ten objects
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
