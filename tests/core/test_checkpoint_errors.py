@@ -143,15 +143,21 @@ def test_the_own_family_is_not_foreign(weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: {k: v for k, v in w.items() if "temopral" not in k}, "missing keys .*temopral_conv.conv1.0.weight.* in all"),
+        (lambda w: {k: v for k, v in w.items() if "temopral" not in k}, "missing keys .*temopral_conv.conv1.0.weight"),
         (lambda w: w | {"z.weight": torch.ones(1)}, "unexpected keys z.weight; allowed: exactly the"),
-        (lambda w: w | {"middle_block.0.in_layers.2.bias": torch.ones(3)}, r"in_layers.2.bias of shape \[3\]; allowed: \[128\]"),
+        (
+            lambda w: w | {"middle_block.0.in_layers.2.bias": torch.ones(3)},
+            r"in_layers.2.bias of shape \[3\]; allowed: \[128\]",
+        ),
         (lambda w: {"a": torch.ones(1)}, "got no input_blocks.0.0.weight among a"),
         (lambda w: {k: v for k, v in w.items() if k != "out.2.weight"}, "got no out.2.weight among"),
-        (lambda w: {k: v for k, v in w.items() if "input_blocks.3.0" not in k}, "no input_blocks.3.0.out_layers.3.weight|residual blocks"),
+        (
+            lambda w: {k: v for k, v in w.items() if "input_blocks.3.0" not in k},
+            "no input_blocks.3.0.out_layers.3.weight|residual blocks",
+        ),
     ],
     ids=["missing", "unexpected", "shape", "nothing known", "no end", "a block missing"],
-)  # fmt: skip
+)
 def test_incomplete_networks(tmp_path, weights, change, message):
     path = tmp_path / "bad.safetensors"
     save_file({k: v.contiguous() for k, v in change(dict(weights)).items()}, path, {"videolcm.head_dim": "16"})

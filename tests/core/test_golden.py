@@ -1,4 +1,4 @@
-"""Reference values of the authors' code, on the small copies in this repository; ``tests/parity.py`` runs any folder."""
+"""Reference values of the authors' code, on small copies in this repository; ``tests/parity.py`` runs any folder."""
 
 import sys
 from pathlib import Path

@@ -48,15 +48,38 @@ def test_released_networks_are_detected(name, prefix):
 @pytest.mark.parametrize(
     "config",
     [
-        UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5),
-                   context_dim=128, num_heads=1),
-        UNetConfig(model_channels=96, channel_mult=(1, 1, 3), num_res_blocks=3, attention_scales=(0.5,),
-                   context_dim=48, num_heads=2, head_dim=32, use_fps=True, conditions=frozenset({"canny", "histogram"})),
-        UNetConfig(model_channels=64, channel_mult=(2,), num_res_blocks=1, attention_scales=(), head_dim=32,
-                   num_heads=5, conditions=frozenset({"image"}), num_image_tokens=1),
+        UNetConfig(
+            model_channels=64,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_scales=(1.0, 0.5),
+            context_dim=128,
+            num_heads=1,
+        ),
+        UNetConfig(
+            model_channels=96,
+            channel_mult=(1, 1, 3),
+            num_res_blocks=3,
+            attention_scales=(0.5,),
+            context_dim=48,
+            num_heads=2,
+            head_dim=32,
+            use_fps=True,
+            conditions=frozenset({"canny", "histogram"}),
+        ),
+        UNetConfig(
+            model_channels=64,
+            channel_mult=(2,),
+            num_res_blocks=1,
+            attention_scales=(),
+            head_dim=32,
+            num_heads=5,
+            conditions=frozenset({"image"}),
+            num_image_tokens=1,
+        ),
     ],
     ids=["mini", "deep", "flat"],
-)  # fmt: skip
+)
 def test_other_widths_are_detected(config):
     metadata = {"videolcm.head_dim": str(config.head_dim)}
     assert detect_unet_config(weights(config), metadata) == config
@@ -75,8 +98,11 @@ def _in_their_order(mapped):
     return [(key, mapped[key]) for key in weights(RELEASED["t2v"])]
 
 
-@pytest.mark.parametrize("config", [UNetConfig(), UNetConfig(channel_mult=(1, 2), num_res_blocks=1,
-                                                             attention_scales=(1.0, 0.5))], ids=["real", "small"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [UNetConfig(), UNetConfig(channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5))],
+    ids=["real", "small"],
+)
 def test_diffusers_names_and_back(config):
     own = weights(config)
     mapped = vgen_to_diffusers(own)

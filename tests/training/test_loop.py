@@ -30,7 +30,7 @@ class Regression:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"loss": float("nan") if index == self.bad_at else float(loss)}
+        return {"loss": float("nan") if index == self.bad_at else float(loss.detach())}
 
 
 def options(folder, **more):
