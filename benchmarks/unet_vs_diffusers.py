@@ -83,12 +83,12 @@ def compare(dtype: torch.dtype, options: argparse.Namespace) -> float:
 def main() -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=128, help="channels of the first level (released models: 320)")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first level (released models: 320)")
     parser.add_argument("--context-dim", type=int, default=1024, help="width of the text (released models: 1024)")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--height", type=int, default=16, help="of the latents")
     parser.add_argument("--latent-width", type=int, default=24, help="of the latents")
-    parser.add_argument("--rounds", type=int, default=7, help="forward passes of each")
+    parser.add_argument("--rounds", type=int, default=5, help="forward passes of each")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
     options = parser.parse_args()
     if options.threads:

@@ -1,9 +1,11 @@
 import pytest
 import torch
 from recipe import recipe_fill
+from torch import nn
 
 from videolcm_core.models import attention as attention_module
 from videolcm_core.models.attention import default_attention
+from videolcm_core.models.fused import FastGroupNorm, geglu
 from videolcm_core.models.layers import Step, sinusoidal_embedding
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
@@ -130,13 +132,42 @@ def test_autocast_gradients_point_the_same_way(tiny_config, tiny_inputs):
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("lengths", [(5, 5), (24, 7), (400, 400)])
+@pytest.mark.parametrize("lengths", [(5, 5), (24, 7), (300, 300)])
 def test_explicit_and_fused_attention_agree(heads, lengths, monkeypatch):
-    q, k, v = (torch.randn(2, n, heads * 8) for n in (lengths[0], lengths[1], lengths[1]))
-    monkeypatch.setattr(attention_module, "SHORT_SCORES", 10**9)
+    q, k, v = (torch.randn(2, n, heads * 8, requires_grad=True) for n in (lengths[0], lengths[1], lengths[1]))
     explicit = default_attention(q, k, v, heads)
     monkeypatch.setattr(attention_module, "SHORT_SCORES", 0)
     assert torch.allclose(explicit, default_attention(q, k, v, heads), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (8, 8), (32, 48)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_hand_written_group_norm(size, dtype):
+    """Forward and backward against PyTorch's own in float64."""
+    norm = recipe_fill(FastGroupNorm(32, 64), seed=2)
+    x, grad = (torch.randn(3, 64, *size).to(dtype).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    x.requires_grad_(True)
+    got = torch.autograd.grad(norm(x), (x, norm.weight, norm.bias), grad)
+    double = recipe_fill(nn.GroupNorm(32, 64), seed=2).double()
+    x_double = x.detach().double().requires_grad_(True)
+    out = double(x_double)
+    want = torch.autograd.grad(out, (x_double, double.weight, double.bias), grad.double())
+    assert norm(x).dtype == dtype and norm(x).is_contiguous(memory_format=torch.channels_last)
+    bound = 0.02 if dtype == torch.bfloat16 else 1e-4
+    for ours, exact in zip((norm(x), *got), (out, *want), strict=True):
+        assert (ours.double() - exact).abs().max() <= bound * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_hand_written_geglu(dtype):
+    x, grad = torch.randn(4, 5, 32).to(dtype).requires_grad_(True), torch.randn(4, 5, 16).to(dtype)
+    (got,) = torch.autograd.grad(geglu(x), x, grad)
+    exact = x.detach().double().requires_grad_(True)
+    value, gate = exact.chunk(2, dim=-1)
+    out = value * nn.functional.gelu(gate)
+    (want,) = torch.autograd.grad(out, exact, grad.double())
+    bound = 0.03 if dtype == torch.bfloat16 else 1e-5
+    assert torch.allclose(geglu(x).double(), out, atol=bound) and torch.allclose(got.double(), want, atol=bound)
 
 
 def test_injected_attention_is_used_everywhere(tiny_config, tiny_inputs):

@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# From here on PyTorch's channels-last group norm takes its fast way forward. It has none backward.
+MANY_PIXELS = 1024
+# Above this many elements, float32 copies cost more than the slow way forward.
+MANY_ELEMENTS = 2**21
+
 
 class _GroupNormFunction(torch.autograd.Function):
     """Group normalisation of channels-last tensors, computed in float32 on ``[N, pixels, C]``."""
@@ -18,6 +23,11 @@ class _GroupNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         """Normalise; saves the input, the means and the inverse deviations."""
+        if x.shape[2] * x.shape[3] >= MANY_PIXELS:
+            sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
+            out, mean, inverse = torch.native_group_norm(x, weight, bias, *sizes, groups, eps)
+            ctx.save_for_backward(x, weight, mean.float()[..., None], inverse.float()[..., None])
+            return out
         rows = _rows(x)
         batch, _, channels = rows.shape
         mean = rows.mean(1).view(batch, groups, -1).mean(-1, keepdim=True)
@@ -61,12 +71,15 @@ def _like(rows: Tensor, x: Tensor) -> Tensor:
 
 
 class FastGroupNorm(nn.GroupNorm):
-    """GroupNorm for low precision on a CPU, where the built-in one is 4 to 10 times slower forwards and backwards."""
+    """GroupNorm for low precision on a CPU, where the built-in one is up to 15 times slower."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``[N, C, H, W]``."""
         low = input.dtype in (torch.bfloat16, torch.float16)
         if not low or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        large = input.numel() > MANY_ELEMENTS or input.shape[2] * input.shape[3] >= MANY_PIXELS
+        if large and not torch.is_grad_enabled():
             return super().forward(input)
         return _GroupNormFunction.apply(input, self.weight, self.bias, self.num_groups, self.eps)
 
