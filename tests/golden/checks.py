@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from reference import Reference, Result, cases_of, network_of
+from reference import Reference, Result, argument_of, cases_of, network_of
 from torch import Tensor, nn
 
 from videolcm_core.consistency import boundary_scalings
@@ -81,7 +81,7 @@ def check_sampler_lcm(reference: Reference, tolerance: float) -> Iterator[Result
     """Traces of the multistep sampler with a recorded network, step by step."""
     for name in sorted(reference.tensors):
         if match := re.fullmatch(r"timesteps\.n(\d+)", name):
-            yield reference.compare(name, name, lcm_timesteps(int(match[1])), 0.0)
+            yield reference.compare(name, name, lcm_timesteps(int(match[1]), _original_steps(reference)), 0.0)
         elif match := re.fullmatch(r"alphas_cumprod\.zsnr([01])", name):
             schedule = Schedule.create(_beta_schedule(reference), zero_terminal_snr=match[1] == "1")
             yield reference.compare(name, name, schedule.alphas_cumprod, tolerance)
@@ -94,12 +94,16 @@ def _beta_schedule(reference: Reference) -> str:
     return "scaled_linear" if found == "linear_sd" else str(found)
 
 
+def _original_steps(reference: Reference) -> int:
+    return int(reference.metadata.get("original_steps", 50))
+
+
 def _lcm_trace(reference: Reference, name: str, steps: int, tolerance: float) -> Iterator[Result]:
     case = f"{name}.n{steps}"
     kind, zero_snr = (name[: -len("_zsnr")], True) if name.endswith("_zsnr") else (name, False)
     prediction = _PREDICTIONS[kind]
     schedule = Schedule.create(_beta_schedule(reference), zero_snr)
-    timesteps = lcm_timesteps(steps)
+    timesteps = lcm_timesteps(steps, _original_steps(reference))
     stored = {key: reference.get(f"{case}.{key}") for key in ("x_in", "model_out", "noise")}
     seen: dict[str, list[Tensor]] = {key: [] for key in ("x_in", "x0", "denoised", "x_prev")}
 
@@ -176,7 +180,8 @@ def _conditioned(network: UNet3D, context: Tensor, conditions: dict[str, Tensor]
 def _conditions(reference: Reference) -> dict[str, Tensor]:
     """Stored tensors that are inputs of the network beside latents, noise and text."""
     other = {"y", "y_negative", "noise", "latents", "final", "timesteps", "step_noise"}
-    return {name: reference.get(name) for name in reference.tensors if "." not in name and name not in other}
+    names = [name for name in reference.tensors if "." not in name and name not in other]
+    return {argument_of(name): reference.get(name) for name in names}
 
 
 def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
@@ -188,7 +193,7 @@ def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
     for run in sorted(runs):
         prefix = f"{run}." if run else ""
         want = reference.get(f"{prefix}timesteps")
-        timesteps = lcm_timesteps(len(want))
+        timesteps = lcm_timesteps(len(want), _original_steps(reference))
         yield reference.compare(f"{prefix}timesteps", f"{prefix}timesteps", timesteps, 0.0)
         noise_name = f"{prefix}step_noise"
         step_noise = reference.get(noise_name) if noise_name in reference.tensors else None

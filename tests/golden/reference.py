@@ -196,8 +196,10 @@ def cases_of(reference: Reference) -> Iterator[tuple[str, dict[str, str]]]:
         if inputs and case in inputs:
             names = inputs[case]
         else:
-            names = sorted(stored) if case == "all" else _names_in(case, stored)
-        keywords = arguments.get(case) or [_argument(name) for name in names]
+            # Alternatives of an input, such as "depth_alt", belong to cases of their own.
+            every = sorted(name for name in stored if argument_of(name) == name)
+            names = every if case == "all" else _names_in(case, stored)
+        keywords = arguments.get(case) or [argument_of(name) for name in names]
         yield case, dict(zip(keywords, names, strict=True))
 
 
@@ -207,5 +209,6 @@ def _names_in(case: str, stored: set[str]) -> list[str]:
     return re.findall(rf"(?:{pattern})(?=_|$)", case)
 
 
-def _argument(name: str) -> str:
+def argument_of(name: str) -> str:
+    """The argument that a stored input is for: "depth_alt" is another depth."""
     return name if name == "y" or name in CONDITIONS else re.sub(r"_[a-z0-9]+$", "", name)
