@@ -218,8 +218,9 @@ class TemporalTransformer(VideoLayer):
         """Map ``[B*F, C, H, W]`` to the same shape."""
         height, frames = x.shape[2], step.num_frames
         rows = self.norm(time_rows(x, frames))
-        # One copy to pixel-major order here and one back: cheaper than one per query, key and value.
-        tokens = self.proj_in(rows.permute(0, 3, 2, 1).flatten(0, 1))
+        # One copy to pixel-major order here and one back: cheaper than one per query, key and value. For a single
+        # video flatten alone is a strided view, for which a linear layer copies its weight once per pixel.
+        tokens = self.proj_in(rows.permute(0, 3, 2, 1).flatten(0, 1).contiguous())
         for block in self.transformer_blocks:
             tokens = block(tokens)
         out = self.proj_out(tokens).unflatten(0, (-1, rows.shape[3])).transpose(1, 2)
