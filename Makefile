@@ -34,10 +34,10 @@ test:
 	@$(PYTHON) scripts/setup.py --tests
 	@status=0; $(VENV_PYTHON) tests/parity.py tests/golden || status=1; $(VENV_PYTHON) -m pytest || status=1; exit $$status
 
-# Fast means: no server, no page, and none of the minutes that training steps take.
+# Fast means: no server, no page, no training steps, no sampling with the shipped models.
 check: lint
 	$(VENV_PYTHON) -m pytest -q tests/core tests/training tests/test_imports.py tests/test_hygiene.py \
-		--ignore=tests/training/test_steps.py
+		--ignore=tests/training/test_steps.py --ignore=tests/training/test_shipped_models.py
 
 # The node files import the core relatively, as the host loads them: to the type checker the repository is a package.
 lint: setup
