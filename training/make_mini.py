@@ -42,7 +42,7 @@ def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], li
     pixels = train_autoencoder.to_pixels(clips[::4, ::5].reshape(-1, *clips.shape[2:]))
     with torch.no_grad():
         latents = model.encode(pixels)
-    return mini.latent_rgb(model, latents, pixels)
+    return mini.latent_rgb(latents, pixels)
 
 
 def export_family(runs: Path, models: Path, recipe: Recipe) -> None:

@@ -55,11 +55,10 @@ def load_autoencoder(path: Path) -> TinyAutoencoder:
     return model.train(False).requires_grad_(False).channels_last()
 
 
-def latent_rgb(model: TinyAutoencoder, latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[float]]:
+def latent_rgb(latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[float]]:
     """Least-squares map from a latent cell to the mean colour of its 8 x 8 pixels, for cheap previews.
 
     Args:
-        model: unused but for its latent channels.
         latents: ``[N, 4, h, w]``.
         clips: the same frames in [0, 1], ``[N, 3, 8h, 8w]``.
 

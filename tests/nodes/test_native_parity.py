@@ -25,7 +25,7 @@ def read(name):
         if (folder / name).exists():
             with safe_open(folder / name, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
-    pytest.skip(f"golden file {name} is not here")
+    raise FileNotFoundError(f"golden file {name} is in none of {[str(folder) for folder in GOLDEN]}")
 
 
 @pytest.fixture
