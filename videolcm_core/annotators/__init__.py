@@ -1,0 +1,1 @@
+"""Depth, sketch and motion of existing clips."""
