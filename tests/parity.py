@@ -8,7 +8,7 @@ unet_, recipe_, fullsize_   networks, with weights regenerated from the seed in 
 sampler_lcm, sampler_ddim   samplers with a recorded network
 e2e_lcm, e2e_ddim           samplers with a network
 distill_step                one step of training
-annotators                  pending: networks that this repository does not have yet
+annotators                  depth, edge and line networks
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]
 
 import torch  # noqa: E402
+from annotators_check import check_annotators  # noqa: E402
 from checks import (  # noqa: E402
     Check,
     check_e2e_ddim,
@@ -46,8 +47,8 @@ CHECKS: dict[str, Check] = {
     "e2e_lcm": check_e2e_lcm,
     "e2e_ddim": check_e2e_ddim,
     "distill_step": check_distill_step,
+    "annotators": check_annotators,
 }
-PENDING = ("annotators",)
 # Not reference values: the recipe, indices and notes beside them, weights that other files name.
 IGNORED_SUFFIXES = (".py", ".json", ".md", ".txt", ".pyc")
 
@@ -108,11 +109,8 @@ def run_file(path: Path, report: Callable[[str], None]) -> int:
     Returns:
         Number of failures.
     """
-    if path.name.startswith(PENDING):
-        report(f"pending  {path.name}: its networks are not in this repository yet")
-        return 0
     if find_check(path) is None:
-        report(f"FAILED   {path.name}: a file of no known kind ({', '.join((*CHECKS, *PENDING))})")
+        report(f"FAILED   {path.name}: a file of no known kind ({', '.join(CHECKS)})")
         return 1
     if path.name.startswith("fullsize_") and (why := lacks_memory(Reference.open(path))):
         report(f"left out {path.name}: {why}")

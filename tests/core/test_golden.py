@@ -48,12 +48,6 @@ def test_command_passes_and_prints_errors(folder, capsys):
     assert "y (frames)" in out and "1 files, all passed" in out
 
 
-def test_annotators_are_pending(folder, capsys):
-    (folder / "annotators.safetensors").write_bytes(b"")
-    assert parity.main([str(folder)]) == 0
-    assert "pending  annotators.safetensors" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", ["surprise.safetensors", "unet_x.pt", "annotator.bin"])
 def test_unknown_files_fail(folder, capsys, name):
     (folder / name).write_bytes(b"")
