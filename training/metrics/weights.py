@@ -1,0 +1,59 @@
+"""Reading the measures' weights: files of published packages, told by their hash; and frames enlarged for them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMALLEST_SIDE = 128
+
+
+def checked_bytes(path: Path, sha256_start: str, source: str) -> bytes:
+    """Content of a weights file.
+
+    Args:
+        path: the file.
+        sha256_start: first digits of the hash it must have.
+        source: the package it comes from, for the message.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(sha256_start):
+        raise ValueError(f"{path} has SHA-256 {digest[:16]}..., expected {sha256_start}...: take it from {source}.")
+    return data
+
+
+def read_tensors(path: Path, sha256_start: str, source: str) -> dict[str, Any]:
+    """Content of a torch file of tensors and plain values, on the CPU.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    data = checked_bytes(path, sha256_start, source)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def enlarged(frames: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
+    """Frames whose shorter side is at least ``smallest`` and whose sides are multiples of 8 (bilinear).
+
+    Both networks look at eighths and less of a picture: at 64 pixels nothing would be left of it.
+
+    Args:
+        frames: ``[N, C, H, W]``.
+        smallest: pixels.
+    """
+    height, width = frames.shape[2:]
+    scale = max(1.0, smallest / min(height, width))
+    size = [-(-round(side * scale) // 8) * 8 for side in (height, width)]
+    if size == [height, width]:
+        return frames
+    return functional.interpolate(frames, size, mode="bilinear", align_corners=False)
