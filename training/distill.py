@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.models.unet3d import UNet3D
+from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
 from . import mini
 from .data import captions, latents, world
@@ -26,26 +26,29 @@ from .methods.consistency_distillation import ConsistencyDistillation
 class _Autocast(nn.Module):
     """Run a network in bfloat16 and return float32, so that the solver's arithmetic stays exact."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, concat: Callable[[nn.Module], Tensor] | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.concat = network, concat
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return self.network(x.float(), t, context).float()
+            concat = None if self.concat is None else self.concat(self.network)
+            if concat is not None and len(concat) != len(x):  # prompt and negative prompt in one batch
+                concat = concat.repeat(len(x) // len(concat), 1, 1, 1, 1)
+            return self.network(x.float(), t, context, concat=concat).float()
 
 
-def load_teacher(path: Path) -> mini.TextVideoModel:
+def load_teacher(path: Path, config: UNetConfig = mini.UNET) -> mini.TextVideoModel:
     """The averaged teacher out of a checkpoint of ``pretrain``."""
     state = torch.load(path, map_location="cpu", weights_only=True)["task"]["average"]
-    model = mini.TextVideoModel(state["text.vocabulary"])
+    model = mini.TextVideoModel(state["text.vocabulary"], config)
     model.load_state_dict(state)
     return model.train(False).requires_grad_(False)
 
 
-def load_student(path: Path) -> UNet3D:
+def load_student(path: Path, config: UNetConfig = mini.UNET) -> UNet3D:
     """The averaged student out of a checkpoint of this command."""
-    model = UNet3D(mini.UNET)
+    model = UNet3D(config)
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["task"]["average"])
     return model.train(False).requires_grad_(False)
 
@@ -78,6 +81,10 @@ class DistillTask:
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
 
+    def concat(self, chosen: Tensor, generator: torch.Generator) -> Callable[[nn.Module], Tensor] | None:
+        """Of a batch, what each network adds to its input; this student has text only."""
+        return None
+
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One distillation step on ``batch`` clips."""
         o = self.options
@@ -88,9 +95,11 @@ class DistillTask:
         x_0, context = self.data.latents[chosen].float(), self.contexts[self.data.labels[chosen]]
         # One grid point in each of `batch` equal parts: every noise level has its share in every step.
         grid = ((torch.arange(o.batch) + torch.rand(o.batch, generator=generator)) / o.batch * 50).long().clamp(max=49)
+        noise, concat = torch.randn(x_0.shape, generator=generator), self.concat(chosen, generator)
+        student, teacher, target = (_Autocast(n, concat) for n in (self.student, self.teacher, self.target))
         losses, _ = self.method.loss(
-            _Autocast(self.student), _Autocast(self.teacher), _Autocast(self.target), x_0, context,
-            self.uncond.expand_as(context), index=grid, noise=torch.randn(x_0.shape, generator=generator), w=o.w,
+            student, teacher, target, x_0, context,
+            self.uncond.expand_as(context), index=grid, noise=noise, w=o.w,
         )  # fmt: skip
         loss = losses.mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """Remake the embedded family from nothing: ``python -m training.make_mini --furniture DIR --runs runs/mini``.
 
-Corpus, autoencoder, teacher, student, files in ``models/``. Each stage keeps its own checkpoint, a finished stage is
+Corpus, autoencoder, teacher, student, then the depth estimator and the compositional teacher and student; files in
+``models/``. Each stage keeps its own checkpoint, a finished stage is
 passed over, and the same command resumes after any interruption. ``--scale 0.01`` runs everything in small, as a check.
 """
 
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
-from . import distill, mini, pretrain, train_autoencoder
+from . import compositional, distill, mini, pretrain, train_autoencoder, train_depth
 from .data import corpus, world
 
 
@@ -26,6 +28,9 @@ class Recipe:
     image_steps: int = 1400
     teacher_steps: int = 3400
     student_steps: int = 1100
+    depth_steps: int = 2000
+    compositional_teacher_steps: int = 1600
+    compositional_student_steps: int = 900
     w: float = 2.0
 
 
@@ -59,6 +64,36 @@ def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
     mini.export(models / "videolcm-mini.safetensors", student, teacher.text, autoencoder, "lcm", w=recipe.w, **colors)
 
 
+def make_compositional(runs: Path, models: Path, recipe: Recipe) -> None:
+    """The depth estimator, and the compositional teacher and student, from the text-only teacher's file."""
+    start, data = models / "videolcm-mini-teacher.safetensors", ["--corpus", str(runs / "corpus")]
+    common = [*data, "--start", str(start)]
+    depth = models / "annotators" / "videolcm-mini-depth.safetensors"
+    steps = ["--steps", str(recipe.depth_steps), "--export", str(depth)]
+    train_depth.main([*common, "--out", str(runs / "depth.pt"), *steps])
+    checkpoint = str(runs / "compositional_teacher.pt")
+    steps = ["--steps", str(recipe.compositional_teacher_steps)]
+    compositional.main(["teacher", *common, "--out", checkpoint, *steps])
+    steps = ["--teacher", checkpoint, "--steps", str(recipe.compositional_student_steps), "--w", str(recipe.w)]
+    compositional.main(["student", *common, "--out", str(runs / "compositional_student.pt"), *steps])
+    export_compositional(runs, models, start, recipe)
+
+
+def export_compositional(runs: Path, models: Path, start: Path, recipe: Recipe) -> None:
+    """Write the compositional teacher and student as all-in-one files; autoencoder and colours are the start's."""
+    with safe_open(start, "pt") as file:
+        known = file.metadata()
+    colors = {k: known[f"videolcm.{k}"] for k in ("latent_rgb_factors", "latent_rgb_bias")}
+    autoencoder = mini.load_all_in_one(start).autoencoder
+    teacher = distill.load_teacher(runs / "compositional_teacher.pt", mini.COMPOSITIONAL)
+    student = distill.load_student(runs / "compositional_student.pt", mini.COMPOSITIONAL)
+    extra = {**colors, "recipe": vars(recipe), "conditions": sorted(mini.COMPOSITIONAL.conditions)}
+    name = models / "videolcm-mini-vcomposer-teacher.safetensors"
+    mini.export(name, teacher.unet, teacher.text, autoencoder, "teacher", **extra)
+    name = models / "videolcm-mini-vcomposer.safetensors"
+    mini.export(name, student, teacher.text, autoencoder, "lcm", w=recipe.w, **extra)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,6 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     steps = ["--steps", str(recipe.student_steps), "--w", str(recipe.w)]
     distill.main([*data, *encoder, "--teacher", str(runs / "teacher.pt"), "--out", str(runs / "student.pt"), *steps])
     export_family(runs, options.models, recipe)
+    make_compositional(runs, options.models, recipe)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from videolcm_core.checkpoints.detection import detect_unet_config
 from videolcm_core.checkpoints.export import save_safetensors
 from videolcm_core.models.autoencoder import TinyAutoencoder
 from videolcm_core.models.text_encoder import TextConfig, TextEncoder
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 from videolcm_core.schedule import Schedule
 
-from .data import world
+from .data import conditions, world
 
 TEXT = TextConfig()
 UNET = UNetConfig(
@@ -31,6 +32,7 @@ UNET = UNetConfig(
     dropout=0.0,
 )
 PREDICTION = "v"
+COMPOSITIONAL = replace(UNET, conditions=frozenset(conditions.NAMES))
 
 
 def schedule() -> Schedule:
@@ -41,9 +43,9 @@ def schedule() -> Schedule:
 class TextVideoModel(nn.Module):
     """UNet and text encoder, trained together."""
 
-    def __init__(self, vocabulary: Tensor) -> None:
+    def __init__(self, vocabulary: Tensor, config: UNetConfig = UNET) -> None:
         super().__init__()
-        self.unet = UNet3D(UNET)
+        self.unet = UNet3D(config)
         self.text = TextEncoder(vocabulary, TEXT)
 
 
@@ -141,13 +143,13 @@ def load_all_in_one(path: Path) -> AllInOne:
         found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
-    text = part("cond_stage_model.")
+    text, unet = part("cond_stage_model."), part("model.diffusion_model.")
     loaded = AllInOne(
-        unet=UNet3D(UNET),
+        unet=UNet3D(detect_unet_config(unet, {"videolcm.head_dim": str(UNET.head_dim)}, path.name)),
         text=TextEncoder(text["vocabulary"], TEXT),
         autoencoder=TinyAutoencoder().channels_last(),
     )
-    loaded.unet.load_state_dict(part("model.diffusion_model."))
+    loaded.unet.load_state_dict(unet)
     loaded.text.load_state_dict(text)
     loaded.autoencoder.load_state_dict(part("first_stage_model."))
     loaded.autoencoder.skip_idle_blocks()

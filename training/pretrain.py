@@ -51,11 +51,13 @@ def set_temporal(unet: nn.Module, active: bool) -> None:
 class TeacherTask:
     """v-prediction with text dropped for guidance."""
 
-    def __init__(self, data: latents.LatentClips, options: argparse.Namespace) -> None:
+    def __init__(
+        self, data: latents.LatentClips, options: argparse.Namespace, model: mini.TextVideoModel | None = None
+    ) -> None:
         self.data, self.options = data, options
         self.tokens = captions.CaptionTokens()
         self.schedule = mini.schedule()
-        self.model = mini.TextVideoModel(self.tokens.vocabulary)
+        self.model = model or mini.TextVideoModel(self.tokens.vocabulary)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
@@ -70,35 +72,41 @@ class TeacherTask:
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
 
-    def batch(self, frames_only: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random latents ``[B, 4, F, h, w]`` (F 1 for frames) and caption ids ``[B, 77]``."""
+    def batch(self, frames_only: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Random latents ``[B, 4, F, h, w]`` (F 1 for frames), caption ids ``[B, 77]`` and which clips they are."""
         count = self.options.image_batch if frames_only else self.options.batch
         chosen = torch.randint(len(self.data.labels), (count,), generator=generator)
         x_0, labels = self.data.latents[chosen], self.data.labels[chosen]
         if frames_only:
             frame = torch.randint(x_0.shape[2], (count, 1), generator=generator)
             x_0 = x_0[torch.arange(count)[:, None], :, frame].transpose(1, 2)
-        return x_0.float(), self.tokens.draw(
-            labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS
-        )
+        ids = self.tokens.draw(labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS)
+        return x_0.float(), ids, chosen
+
+    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """The network's output for a batch."""
+        unique, rows = torch.unique(ids, dim=0, return_inverse=True)
+        return self.model.unet(x_t, t, self.model.text(unique)[rows])
+
+    def frames_only(self, index: int) -> bool:
+        """Whether a step trains on single frames: the whole first phase, later every fourth step."""
+        return index < self.options.image_steps or index % 4 == 3
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
-        """One step: frames only in the first phase, later every fourth step."""
+        """One step."""
         o = self.options
-        first_phase = index < o.image_steps
-        frames_only = first_phase or index % 4 == 3
+        first_phase, frames_only = index < o.image_steps, self.frames_only(index)
         set_temporal(self.model.unet, not frames_only)
         local, total = (index, o.image_steps) if first_phase else (index - o.image_steps, o.steps - o.image_steps)
         rate = warmup_stable_decay(local, total, peak=o.learning_rate, decay=0.1 if first_phase else 0.45)
         set_learning_rate(self.optimizer, rate)
-        x_0, ids = self.batch(frames_only, generator)
+        x_0, ids, chosen = self.batch(frames_only, generator)
         t = stratified_timesteps(len(x_0), generator, o.timestep_power)
         eps = torch.randn(x_0.shape, generator=generator)
         x_t = self.schedule.add_noise(x_0, eps, t)
         target = velocity(x_0, eps, self.schedule.alpha_t(t), self.schedule.sigma_t(t))
         with torch.autocast("cpu", torch.bfloat16):
-            unique, rows = torch.unique(ids, dim=0, return_inverse=True)
-            output = self.model.unet(x_t, t, self.model.text(unique)[rows])
+            output = self.predict(x_t, t, ids, chosen, generator)
         errors = (output.float() - target).square().flatten(1).mean(1)
         loss = errors.mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
 """Values of the pixel conditions: what the network takes, and the pictures that stand for them between nodes.
 
-The network's ranges are the authors' (``inference_videolcm_vcomposer_entrance.py``, lines 149-154 and 414-430). Pictures
-are ``[F, H, W, 3]``, in [0, 1] so that they can be previewed, saved and made by other preprocessors.
+The network's ranges are the authors' (``inference_videolcm_vcomposer_entrance.py``, lines 149-154 and 414-430).
+Pictures are ``[F, H, W, 3]``, in [0, 1] so that they can be previewed, saved and made by other preprocessors.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from . import world
 from .models3d import Model3D, read_model
 from .render import Renderer
 
+LAYERS = ("depth", "silhouette", "motion")
+
 
 def shard_path(out: Path, combination: world.Combination) -> Path:
     """Where the clips of one combination are kept."""
@@ -27,18 +29,23 @@ def shard_path(out: Path, combination: world.Combination) -> Path:
 
 def render_combination(
     renderer: Renderer, model: Model3D, combination: world.Combination, floors: dict[str, np.ndarray], count: int
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Draw ``count`` clips of a combination; the n-th is the same in every run.
 
     Returns:
-        ``uint8 [count, F, H, W, 3]``.
+        "clips" ``uint8 [count, F, H, W, 3]``, and the `Layers` of each: "depth" ``float16 [count, F, H, W]``,
+        "silhouette" ``uint8 [count, F, H, W]``, "motion" ``float16 [count, F, H, W, 2]``.
     """
     seed = zlib.crc32(f"{combination.thing} {combination.motion} {combination.place}".encode())
-    clips = []
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in ("clips", *LAYERS)}
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        clips.append(renderer.clip(model, world.poses(combination, rng), world.scene(combination, floors, rng)))
-    return np.stack(clips)
+        poses, scene = world.poses(combination, rng), world.scene(combination, floors, rng)
+        drawn["clips"].append(renderer.clip(model, poses, scene))
+        layers = renderer.layers(model, poses, scene)
+        for name in LAYERS:
+            drawn[name].append(getattr(layers, name))
+    return {name: np.stack(values) for name, values in drawn.items()}
 
 
 def load_models(furniture: Path) -> dict[str, Model3D]:
@@ -68,15 +75,35 @@ def load_corpus(folder: Path, combinations: list[world.Combination]) -> tuple[np
     Raises:
         FileNotFoundError: a combination was not rendered yet.
     """
-    clips, labels = [], []
+    loaded, labels = load_layers(folder, combinations, ("clips",))
+    return loaded["clips"], labels
+
+
+def load_layers(
+    folder: Path, combinations: list[world.Combination], names: tuple[str, ...] = ("clips", *LAYERS)
+) -> tuple[dict[str, np.ndarray], list[world.Combination]]:
+    """Clips and what belongs to them, as `render_combination` makes it.
+
+    Returns:
+        arrays by name, and the combination of each clip.
+
+    Raises:
+        FileNotFoundError: a combination was not rendered yet.
+        KeyError: the corpus is of a version without the asked layer.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    labels: list[world.Combination] = []
     for combination in combinations:
         path = shard_path(folder, combination)
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: render it with python -m training.data.corpus --out {folder}.")
         with np.load(path) as shard:
-            clips.append(shard["clips"])
-        labels += [combination] * len(clips[-1])
-    return np.concatenate(clips), labels
+            if missing := set(names) - set(shard.files):
+                raise KeyError(f"{path} has no {', '.join(sorted(missing))}: delete {folder} and render it again.")
+            for name in names:
+                parts[name].append(shard[name])
+        labels += [combination] * len(parts[names[0]][-1])
+    return {name: np.concatenate(values) for name, values in parts.items()}, labels
 
 
 def write_credits(models: dict[str, Model3D], path: Path) -> None:
@@ -107,10 +134,10 @@ def main(arguments: list[str] | None = None) -> None:
         if path.exists():
             continue
         count = options.held_out_clips if combination in out else options.clips
-        clips = render_combination(renderer, models[combination.thing], combination, floors, count)
+        arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
         temporary = path.with_suffix(".part")
         with temporary.open("wb") as file:
-            np.savez_compressed(file, clips=clips)
+            np.savez_compressed(file, **arrays)
         temporary.rename(path)
 
 

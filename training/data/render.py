@@ -1,4 +1,7 @@
-"""Draw one object on a floor under a sky with moderngl on EGL (no display needed): sun, shadow, fog, antialiasing."""
+"""Draw one object on a floor under a sky with moderngl on EGL (no display needed): sun, shadow, fog, antialiasing.
+
+Beside the colours: true inverse depth, the object's silhouette, and how far everything moved since the frame before.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,38 @@ _DEPTH_ONLY = """
 uniform mat4 light, model; in vec3 in_position;
 void main() { gl_Position = light * model * vec4(in_position, 1.0); }
 """
+_LAYERS_VERTEX = """
+#version 330
+uniform mat4 view_projection, view, model, model_before;
+in vec3 in_position; out vec4 now, before; out float far;
+void main() {
+  vec4 p = model * vec4(in_position, 1.0);
+  now = view_projection * p; before = view_projection * model_before * vec4(in_position, 1.0); far = -(view * p).z;
+  gl_Position = now;
+}
+"""
+_LAYERS_FRAGMENT = """
+#version 330
+uniform float object; in vec4 now, before; in float far; out vec4 result;
+void main() { result = vec4(1.0 / far, object, now.xy / now.w - before.xy / before.w); }
+"""
+INVERSE_DEPTH_UNIT = 3.0
+"""Distance at which inverse depth is 1: objects stand at about 1, the nearest floor at 1.5, the sky at 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What a depth camera, a segmenter and a perfect optical flow would see of a clip.
+
+    Attributes:
+        depth: inverse depth, float16 ``[F, H, W]``, 3 / distance, 0 in the sky.
+        silhouette: coverage by the object, uint8 ``[F, H, W]``, 255 is all of the pixel.
+        motion: float16 ``[F, H, W, 2]``, pixels to the right and down since the frame before, 0 in frame 0.
+    """
+
+    depth: np.ndarray
+    silhouette: np.ndarray
+    motion: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +106,17 @@ class Scene:
     ambient: float = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Uploaded:
+    """One part of a model on the graphics card: its drawings, texture and colour."""
+
+    drawn: Any
+    shadow: Any
+    layers: Any
+    texture: Any
+    color: tuple[float, float, float]
+
+
 class Renderer:
     """Off-screen renderer of square frames.
 
@@ -92,14 +138,18 @@ class Renderer:
         self.shadow_frame = gl.framebuffer(depth_attachment=self.shadow_map)
         self.program = gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
         self.depth_program = gl.program(vertex_shader=_DEPTH_ONLY, fragment_shader="#version 330\nvoid main() {}")
-        self.models: dict[int, list[tuple[Any, Any, Any, tuple[float, float, float]]]] = {}
+        self.layers_frame = gl.framebuffer(
+            [gl.texture((side, side), 4, dtype="f4")], gl.depth_renderbuffer((side, side))
+        )
+        self.layers_program = gl.program(vertex_shader=_LAYERS_VERTEX, fragment_shader=_LAYERS_FRAGMENT)
+        self.models: dict[int, list[_Uploaded]] = {}
         self.floors: dict[int, Any] = {}
         quad = np.array([[-30, -30], [30, -30], [30, 30], [-30, -30], [30, 30], [-30, 30]], np.float32)
         ground = np.zeros((6, 8), np.float32)
         ground[:, [0, 2]], ground[:, 4] = quad, 1.0
-        self.ground = gl.vertex_array(
-            self.program, [(gl.buffer(ground.tobytes()), "3f 3f 2f", "in_position", "in_normal", "in_uv")]
-        )
+        buffer = gl.buffer(ground.tobytes())
+        self.ground = gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")])
+        self.ground_layers = gl.vertex_array(self.layers_program, [(buffer, "3f 20x", "in_position")])
 
     def clip(self, model: Model3D, poses: list[Pose], scene: Scene) -> np.ndarray:
         """Draw one frame per pose.
@@ -109,49 +159,75 @@ class Renderer:
         """
         return np.stack([self._draw(self._uploaded(model), pose, scene) for pose in poses])
 
+    def layers(self, model: Model3D, poses: list[Pose], scene: Scene) -> Layers:
+        """True depth, silhouette and motion of the clip that `clip` draws."""
+        parts, matrices = self._uploaded(model), [_model_matrix(pose)[0] for pose in poses]
+        drawn = [
+            self._draw_layers(parts, now, before, scene)
+            for now, before in zip(matrices, [matrices[0], *matrices[:-1]], strict=True)
+        ]
+        depth, silhouette, motion = (np.stack(layer) for layer in zip(*drawn, strict=True))
+        return Layers(depth=depth, silhouette=silhouette, motion=motion)
+
+    def _draw_layers(
+        self, parts: list[_Uploaded], now: np.ndarray, before: np.ndarray, scene: Scene
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        view, view_projection, _ = _camera(scene)
+        self.layers_frame.use()
+        self.layers_frame.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
+        p, still = self.layers_program, np.eye(4, dtype="f4")
+        _write(p, view_projection=view_projection, view=view, model=still, model_before=still)
+        p["object"] = 0.0
+        self.ground_layers.render()
+        _write(p, model=now, model_before=before)
+        p["object"] = 1.0
+        for part in parts:
+            part.layers.render()
+        side, k = self.size * SUPERSAMPLE, SUPERSAMPLE
+        values = np.frombuffer(self.layers_frame.read(components=4, dtype="f4"), np.float32).reshape(side, side, 4)
+        blocks = values[::-1].reshape(self.size, k, self.size, k, 4)
+        mean = blocks.mean((1, 3))
+        # Of the motion one sample: a mean over the object's edge would be of neither.
+        motion = blocks[:, 0, :, 0, 2:] * np.array([0.5, -0.5]) * self.size
+        depth = (INVERSE_DEPTH_UNIT * mean[..., 0]).astype(np.float16)
+        return depth, (mean[..., 1] * 255).round().astype(np.uint8), motion.astype(np.float16)
+
     def _texture(self, image: np.ndarray) -> Any:
         texture = self.gl.texture(image.shape[1::-1], 3, np.ascontiguousarray(image).tobytes(), alignment=1)
         texture.build_mipmaps()
         texture.anisotropy = 4.0
         return texture
 
-    def _uploaded(self, model: Model3D) -> list[tuple[Any, Any, Any, tuple[float, float, float]]]:
+    def _uploaded(self, model: Model3D) -> list[_Uploaded]:
         if id(model) not in self.models:
-            uploaded = []
-            for part in model.parts:
-                buffer = self.gl.buffer(part.vertices.tobytes())
-                drawn = self.gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")])
-                shadow = self.gl.vertex_array(self.depth_program, [(buffer, "3f 20x", "in_position")])
-                texture = None if part.texture is None else self._texture(part.texture)
-                uploaded.append((drawn, shadow, texture, part.color))
-            self.models[id(model)] = uploaded
+            self.models[id(model)] = [self._upload(part) for part in model.parts]
         return self.models[id(model)]
 
-    def _draw(
-        self, parts: list[tuple[Any, Any, Any, tuple[float, float, float]]], pose: Pose, scene: Scene
-    ) -> np.ndarray:
-        rotation = _rotation(pose.yaw, pose.roll)
-        model = np.eye(4, dtype="f4")
-        model[:3, :3] = rotation * pose.scale
-        model[:3, 3] = pose.position
-        if pose.roll:  # roll about the middle, half a unit above the base
-            model[:3, 3] += np.array([0, 0.5, 0]) * pose.scale - model[:3, :3] @ np.array([0, 0.5, 0])
+    def _upload(self, part: Any) -> _Uploaded:
+        buffer, gl = self.gl.buffer(part.vertices.tobytes()), self.gl
+        return _Uploaded(
+            drawn=gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")]),
+            shadow=gl.vertex_array(self.depth_program, [(buffer, "3f 20x", "in_position")]),
+            layers=gl.vertex_array(self.layers_program, [(buffer, "3f 20x", "in_position")]),
+            texture=None if part.texture is None else self._texture(part.texture),
+            color=part.color,
+        )
+
+    def _draw(self, parts: list[_Uploaded], pose: Pose, scene: Scene) -> np.ndarray:
+        model, rotation = _model_matrix(pose)
         sun = np.array(scene.sun, np.float32)
         sun /= np.linalg.norm(sun)
         light = _orthographic(3.0, 0.1, 12.0) @ _look_at(sun * 6.0, np.zeros(3), np.array([0.0, 1.0, 0.01]))
-        eye = np.array(scene.eye, np.float32)
-        view = _perspective(35.0, 0.1, 60.0) @ _look_at(eye, np.array(scene.look_at), np.array([0.0, 1.0, 0.0]))
+        _, view_projection, eye = _camera(scene)
         self.shadow_frame.use()
         self.shadow_frame.clear(depth=1.0)
-        self.depth_program["light"].write(light.T.astype("f4").tobytes())
-        self.depth_program["model"].write(model.T.astype("f4").tobytes())
-        for _, shadow, _, _ in parts:
-            shadow.render()
+        _write(self.depth_program, light=light, model=model)
+        for part in parts:
+            part.shadow.render()
         self.frame.use()
         self._sky(scene)
         p = self.program
-        p["view_projection"].write(view.T.astype("f4").tobytes())
-        p["light"].write(light.T.astype("f4").tobytes())
+        _write(p, view_projection=view_projection, light=light)
         p["sun"], p["eye"], p["fog"], p["ambient"] = tuple(sun), tuple(eye), scene.sky_low, scene.ambient
         self.shadow_map.use(1)
         p["shadow_map"], p["image"] = 1, 0
@@ -162,18 +238,17 @@ class Renderer:
         p["textured"] = True
         self.ground.render()
         self._place(model, rotation, ground=False)
-        for drawn, _, texture, color in parts:
-            p["textured"], p["color"] = texture is not None, color
-            if texture is not None:
-                texture.use(0)
-            drawn.render()
+        for part in parts:
+            p["textured"], p["color"] = part.texture is not None, part.color
+            if part.texture is not None:
+                part.texture.use(0)
+            part.drawn.render()
         side, k = self.size * SUPERSAMPLE, SUPERSAMPLE
         pixels = np.frombuffer(self.frame.read(components=3, alignment=1), np.uint8).reshape(side, side, 3)[::-1]
         return (pixels.reshape(self.size, k, self.size, k, 3).astype(np.uint16).sum((1, 3)) // (k * k)).astype(np.uint8)
 
     def _place(self, model: np.ndarray, rotation: np.ndarray, *, ground: bool) -> None:
-        self.program["model"].write(model.T.astype("f4").tobytes())
-        self.program["normal_matrix"].write(rotation.T.astype("f4").tobytes())
+        _write(self.program, model=model, normal_matrix=rotation)
         self.program["ground"] = ground
 
     def _sky(self, scene: Scene) -> None:
@@ -185,6 +260,30 @@ class Renderer:
             mix = (y / side - 0.5) * 2.0
             color = low * (1 - mix) + high * mix
             self.frame.clear(*color, depth=1.0, viewport=(0, y, side, 4))
+
+
+def _write(program: Any, **matrices: np.ndarray) -> None:
+    """Set matrix uniforms; OpenGL keeps columns together."""
+    for name, matrix in matrices.items():
+        program[name].write(matrix.T.astype("f4").tobytes())
+
+
+def _model_matrix(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """The object's placement, and its rotation alone."""
+    rotation = _rotation(pose.yaw, pose.roll)
+    model = np.eye(4, dtype="f4")
+    model[:3, :3] = rotation * pose.scale
+    model[:3, 3] = pose.position
+    if pose.roll:  # roll about the middle, half a unit above the base
+        model[:3, 3] += np.array([0, 0.5, 0]) * pose.scale - model[:3, :3] @ np.array([0, 0.5, 0])
+    return model, rotation
+
+
+def _camera(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """View, view-projection and eye."""
+    eye = np.array(scene.eye, np.float32)
+    view = _look_at(eye, np.array(scene.look_at), np.array([0.0, 1.0, 0.0]))
+    return view, _perspective(35.0, 0.1, 60.0) @ view, eye
 
 
 def _rotation(yaw: float, roll: float) -> np.ndarray:
