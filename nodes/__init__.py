@@ -5,10 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
+from .conditioning import VideoLCMApplyCondition, VideoLCMInpaintCondition, VideoLCMStyleCondition
+from .example_clip import VideoLCMExampleClip
 from .latent import VideoLCMEmptyLatent
 from .loaders import VideoLCMCheckpointLoader, VideoLCMModelLoader
 from .lora import VideoLCMLoraLoader
 from .patch import VideoLCMSampling
+from .prepare_frames import VideoLCMPrepareFrames
 from .sampling import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
 
 NODES: list[type[io.ComfyNode]] = [
@@ -20,6 +23,11 @@ NODES: list[type[io.ComfyNode]] = [
     VideoLCMScheduler,
     SamplerVideoLCM,
     VideoLCMSampling,
+    VideoLCMExampleClip,
+    VideoLCMPrepareFrames,
+    VideoLCMApplyCondition,
+    VideoLCMInpaintCondition,
+    VideoLCMStyleCondition,
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from . import host
 
 FITS: Final = ("crop", "stretch", "pad")
 FIT_TOOLTIP: Final = (
@@ -20,12 +20,13 @@ FIT_TOOLTIP: Final = (
 )
 
 
-def frames_of(source: Any, limit: int | None = None) -> tuple[Tensor, float | None]:
+def frames_of(source: Any, needed: Callable[[float], int] | None = None) -> tuple[Tensor, float | None]:
     """The frames of an IMAGE or VIDEO.
 
     Args:
         source: IMAGE ``[F, H, W, C]`` with 1, 3 or 4 channels, or the host's VIDEO.
-        limit: How many frames from the beginning are needed; a long video file is not decoded beyond them.
+        needed: From the frames per second to how many frames from the beginning are needed; a long video file is not
+            decoded beyond them. None needs all.
 
     Returns:
         Frames ``[F, H, W, 3]`` float32 (alpha is dropped, grey is repeated; values are not clamped), and the frames per
@@ -39,7 +40,7 @@ def frames_of(source: Any, limit: int | None = None) -> tuple[Tensor, float | No
     if not hasattr(source, "get_components"):
         raise ValueError(f"frames is a {type(source).__name__}; allowed: IMAGE or VIDEO. Connect one of them.")
     name = _name(source)
-    images, fps = _read(source, name, limit)
+    images, fps = _read(source, name, needed)
     return _checked(images, name), fps
 
 
@@ -51,15 +52,17 @@ def _name(video: Any) -> str:
     return "The VIDEO"
 
 
-def _read(video: Any, name: str, limit: int | None) -> tuple[Tensor, float]:
+def _read(video: Any, name: str, needed: Callable[[float], int] | None) -> tuple[Tensor, float]:
     import av
 
     try:
-        components = _head(video, limit).get_components()
-        if limit is not None and len(components.images) < limit:
+        part, count = _beginning(video, needed)
+        components = part.get_components()
+        if count is not None and len(components.images) < count:
             # The time stamps of some files start late: then the time asked for holds fewer frames.
-            components = video.get_components()
-        _warn_if_cut_off(video, len(components.images), name, limit)
+            components, count = video.get_components(), None
+        if count is None:
+            _warn_if_cut_off(video, len(components.images), name)
         return components.images, float(components.frame_rate)
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
         raise ValueError(
@@ -68,22 +71,25 @@ def _read(video: Any, name: str, limit: int | None) -> tuple[Tensor, float]:
         ) from error
 
 
-def _head(video: Any, limit: int | None) -> Any:
-    """The first frames of a file, so that an hour of film does not have to fit into memory."""
-    if limit is None or not isinstance(video, InputImpl.VideoFromFile) or not hasattr(video, "get_active_trim_window"):
-        return video
-    if video.get_active_trim_window() != (0.0, 0.0):
-        return video
+def _beginning(video: Any, needed: Callable[[float], int] | None) -> tuple[Any, int | None]:
+    """The first frames of a file and their number: an hour of film need not fit into memory. Else all, and None."""
+    if needed is None or not _whole_file(video):
+        return video, None
     rate = float(video.get_frame_rate())
-    return video.as_trimmed(0, (limit + 1) / rate, strict_duration=False) if rate > 0 else video
+    count = needed(rate)
+    return video.as_trimmed(0, (count + 1) / rate, strict_duration=False), count
 
 
-def _warn_if_cut_off(video: Any, count: int, name: str, limit: int | None) -> None:
-    if not isinstance(video, InputImpl.VideoFromFile) or limit is not None and count >= limit:
-        return
-    promised = video.get_frame_count()
+def _whole_file(video: Any) -> bool:
+    """Whether this is a file that no node has trimmed; older hosts do not tell, which counts as trimmed."""
+    window = getattr(video, "get_active_trim_window", None)
+    return isinstance(video, InputImpl.VideoFromFile) and window is not None and window() == (0.0, 0.0)
+
+
+def _warn_if_cut_off(video: Any, count: int, name: str) -> None:
+    promised = video.get_frame_count() if _whole_file(video) else 0
     if 0 < count < promised:
-        log.warning("VideoLCM: %s promises %d frames and %d could be read; it may be cut off.", name, promised, count)
+        host.tell(f"{name} promises {promised} frames and {count} could be read; it may be cut off.")
 
 
 def _checked(images: Tensor, name: str) -> Tensor:
@@ -105,6 +111,36 @@ def _checked(images: Tensor, name: str) -> Tensor:
             f"allowed: finite values. The node before made them: check its inputs, or decode with a float32 VAE."
         )
     return frames
+
+
+def checked_mask(mask: Tensor, frames: Tensor) -> Tensor:
+    """The mask ``[F or 1, H, W]`` for frames ``[F, H', W', 3]`` of the same proportions.
+
+    Args:
+        mask: ``[F, H, W]``, ``[H, W]`` or ``[F, 1, H, W]``.
+        frames: Checked by `frames_of`.
+
+    Raises:
+        ValueError: If number, proportions or values of the mask do not fit.
+    """
+    mask = mask[None] if mask.ndim == 2 else mask.squeeze(1) if mask.ndim == 4 else mask
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ValueError(f"mask has shape {list(mask.shape)}; allowed: [frames, height, width]. Connect a MASK.")
+    if len(mask) not in (1, len(frames)):
+        raise ValueError(
+            f"There are {len(mask)} masks for {len(frames)} frames; allowed: 1 or {len(frames)}. Cut them with Prepare "
+            f"Condition Frames (Convert Mask to Image before, Convert Image to Mask after), or use one mask."
+        )
+    (height, width), (down, across) = frames.shape[1:3], mask.shape[1:]
+    # A rounded edge may differ by a pixel at the smaller of the two sizes.
+    if abs(width * down - height * across) > max(min(width, across), min(height, down)):
+        raise ValueError(
+            f"The mask is {across}x{down} and the frames are {width}x{height}; allowed: the same size, or the same "
+            f"proportions. Make the mask from these frames, or resize it with Resize Image/Mask."
+        )
+    if not mask.isfinite().all():
+        raise ValueError("mask has values that are not numbers; allowed: 0 to 1. Check the node it comes from.")
+    return mask.float()
 
 
 def resize_frames(frames: Tensor, width: int, height: int, fit: str, background: float = 0.0) -> Tensor:

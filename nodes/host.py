@@ -8,7 +8,9 @@ host can do instead of comparing version numbers.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ import comfy.samplers
 import comfy.utils
 import folder_paths
 import latent_preview
+import node_helpers
 import torch
 from comfy.conds import CONDCrossAttn as CONDCrossAttn
+from comfy.conds import CONDNoiseShape as CONDNoiseShape
 from comfy.ldm.modules.diffusionmodules.openaimodel import apply_control as apply_control
 from comfy.model_base import BaseModel as BaseModel
 from comfy.model_base import ModelType as ModelType
@@ -44,7 +48,10 @@ from comfy.sd1_clip import SDClipModel as SDClipModel
 from comfy.sd1_clip import SDTokenizer as SDTokenizer
 from comfy.supported_models_base import BASE as BaseConfig
 from comfy.supported_models_base import ClipTarget as ClipTarget
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 SD15LatentFormat = comfy.latent_formats.SD15
 # Older hosts have this inside the functions that need it.
@@ -56,7 +63,10 @@ reshape_sigma = getattr(
 
 PACK_FOLDER = Path(__file__).resolve().parent.parent
 EMBEDDED_MODELS = PACK_FOLDER / "models"
+EXAMPLE_CLIPS = PACK_FOLDER / "workflows" / "clips"
 MODEL_FOLDER = "videolcm"
+ANNOTATOR_FOLDER = "videolcm_annotators"
+EMBEDDED_ANNOTATORS = EMBEDDED_MODELS / "annotators"
 
 
 def supported(function: Callable, **optional: Any) -> dict[str, Any]:
@@ -69,21 +79,29 @@ def supported(function: Callable, **optional: Any) -> dict[str, Any]:
 
 
 def register_folders() -> None:
-    """Make ``videolcm`` a model folder: entries of extra_model_paths.yaml, models/videolcm, the embedded models."""
-    own = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
-    folder_paths.add_model_folder_path(MODEL_FOLDER, own)
-    folder_paths.add_model_folder_path(MODEL_FOLDER, str(EMBEDDED_MODELS))
-    paths, _ = folder_paths.folder_names_and_paths[MODEL_FOLDER]
-    # A new folder name accepts every file, README included; model files only, as in the other folders.
-    folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, set(folder_paths.supported_pt_extensions))
+    """Make ``videolcm`` and ``videolcm_annotators`` model folders.
+
+    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack.
+    """
+    for name, embedded in ((MODEL_FOLDER, EMBEDDED_MODELS), (ANNOTATOR_FOLDER, EMBEDDED_ANNOTATORS)):
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+        folder_paths.add_model_folder_path(name, str(embedded))
+        paths, _ = folder_paths.folder_names_and_paths[name]
+        # A new folder name accepts every file, README included; model files only, as in the other folders.
+        folder_paths.folder_names_and_paths[name] = (paths, set(folder_paths.supported_pt_extensions))
 
 
 def model_files(*folders: str) -> list[str]:
     """Names of the model files in the given folders, in this order, each name once."""
     names: dict[str, None] = {}
     for folder in folders:
-        names.update(dict.fromkeys(_filename_list(folder)))
+        names.update(dict.fromkeys(name for name in _filename_list(folder) if not _is_annotator(folder, name)))
     return list(names)
+
+
+def _is_annotator(folder: str, name: str) -> bool:
+    # The embedded annotators lie in a sub-folder of the embedded models and are not video models.
+    return folder == MODEL_FOLDER and Path(name).parts[0] == EMBEDDED_ANNOTATORS.name
 
 
 def _filename_list(folder: str) -> list[str]:
@@ -261,3 +279,36 @@ def sample_custom(model: Any, noise: Tensor, cfg: float, sampler: Any, sigmas: T
 def progress_bar_disabled() -> bool:
     """Whether the host wants no progress bar in the console."""
     return not comfy.utils.PROGRESS_BAR_ENABLED
+
+
+def append_to_conditioning(conditioning: Any, key: str, value: tuple) -> Any:
+    """A copy of CONDITIONING with ``value`` after what is under ``key`` already; the one given stays as it is."""
+    return node_helpers.conditioning_set_values(conditioning, {key: value}, append=True)
+
+
+_notes: dict[str, list[str]] = {}
+
+
+def forget_notes() -> None:
+    """Take back what an earlier run of the node that is running told the page."""
+    context = get_executing_context()
+    if context is not None and context.node_id in _notes:
+        del _notes[context.node_id]
+        _show(context.node_id, "")
+
+
+def tell(*messages: str) -> None:
+    """Warn in the log, and in the page on the node that is running."""
+    for message in messages:
+        log.warning("VideoLCM: %s", message)
+    context = get_executing_context()
+    if messages and context is not None:
+        _notes.setdefault(context.node_id, []).extend(messages)
+        _show(context.node_id, "\n\n".join(_notes[context.node_id]))
+
+
+def _show(node_id: str, text: str) -> None:
+    # Looked up, not imported: this is the host's whole web server, which is there only when one runs.
+    server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)

@@ -63,10 +63,7 @@ class VideoLCMEmptyLatent(io.ComfyNode):
         Raises:
             ValueError: If a size is not a multiple of 8 or there is no frame.
         """
-        for name, value in (("width", width), ("height", height)):
-            if value < DOWNSCALE or value % DOWNSCALE:
-                nearest = max(DOWNSCALE, round(value / DOWNSCALE) * DOWNSCALE)
-                raise ValueError(f"{name} is {value}; allowed: multiples of {DOWNSCALE}. Use {nearest}.")
+        check_size(width, height)
         if frames < 1:
             raise ValueError(f"frames is {frames}; allowed: 1 or more. The models were trained on 16.")
         samples = torch.zeros(
@@ -75,3 +72,15 @@ class VideoLCMEmptyLatent(io.ComfyNode):
             dtype=host.intermediate_dtype(),
         )
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": DOWNSCALE})
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that are not made of whole latent pixels.
+
+    Raises:
+        ValueError: Naming the nearest multiple of 8.
+    """
+    for name, value in (("width", width), ("height", height)):
+        if value < DOWNSCALE or value % DOWNSCALE:
+            nearest = max(DOWNSCALE, round(value / DOWNSCALE) * DOWNSCALE)
+            raise ValueError(f"{name} is {value}; allowed: multiples of {DOWNSCALE}. Use {nearest}.")

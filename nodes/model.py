@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..videolcm_core.models.layers import append_tokens
 from . import host
+from .conditions import CONDITIONS_KEY, Condition, encode_conditions
 from .guard import attach_guard
 from .host_unet import HostUNet
 from .metadata import MARKER_KEY, CheckpointSettings, settings_to_marker
 from .model_sampling import VideoLCMModelSampling
+from .style import STYLE_KEY, style_tokens
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +53,61 @@ class VideoLCMModel(host.BaseModel):
         settings = model_config.settings
         super().__init__(model_config, MODEL_TYPES[settings.sampling.prediction], device=device, unet_model=HostUNet)
         self.model_sampling = VideoLCMModelSampling(settings.sampling)
+        self._encoded: dict[Any, Tensor] | None = None
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Check what the graph hands in, once for each sampling run, and keep the text once per video.
+        """Turn what the graph hands in into inputs of the network, once for each sampling run.
+
+        The text is checked and kept once per video, style images become tokens after it, pixel conditions become
+        channels beside the latent.
 
         Raises:
-            ValueError: If the latents or the text do not fit this network.
+            ValueError: If the latents, the text or a condition do not fit this network.
         """
         out = super().extra_conds(**kwargs)
         noise, context = kwargs["noise"], kwargs.get("cross_attn")
         self._check_latent(noise)
         if context is not None:
             self._check_context(context, noise)
-            # A ControlNet takes frames for images and wants the text once for each.
-            if noise.ndim == 4 and "control" not in kwargs:
-                out["c_crossattn"] = ContextPerVideo(context)
+            styles = kwargs.get(STYLE_KEY)
+            # A ControlNet takes frames for images and wants the text once for each, without the style.
+            kind = ContextPerVideo if noise.ndim == 4 and "control" not in kwargs else host.CONDCrossAttn
+            if styles := kwargs.get(STYLE_KEY):
+                if "control" in kwargs:
+                    out.setdefault("crossattn_controlnet", host.CONDCrossAttn(context))
+                tokens = style_tokens(self.diffusion_model, styles, kwargs["device"], self.get_dtype_inference())
+                context = append_tokens(context, tokens.to(context))
+            out["c_crossattn"] = kind(context)
+        if conditions := kwargs.get(CONDITIONS_KEY):
+            encoded = self._encode(tuple(conditions), noise, kwargs["device"])
+            given = out.get("c_concat")
+            out["c_concat"] = host.CONDNoiseShape(encoded if given is None else encoded + given.cond.to(encoded))
         return out
+
+    def _encode(self, conditions: tuple[Condition, ...], noise: Tensor, device: Any) -> Tensor:
+        """Conditions as channels in the layout of the latents.
+
+        Positive and negative prompt, and every area, come with the same conditions: a run encodes them once.
+        """
+        key = (conditions, tuple(noise.shape))
+        if self._encoded is not None and key in self._encoded:
+            return self._encoded[key]
+        frames, size = noise.shape[2 if noise.ndim == 5 else 0], (noise.shape[-2], noise.shape[-1])
+        encoded = encode_conditions(self.diffusion_model, conditions, frames, size, device, self.get_dtype_inference())
+        if noise.ndim == 5:
+            encoded = encoded.movedim(0, 1)[None]
+        if self._encoded is not None:
+            self._encoded[key] = encoded
+        return encoded
+
+    @contextmanager
+    def one_run(self) -> Iterator[None]:
+        """Within it, conditions already encoded are remembered."""
+        self._encoded = {}
+        try:
+            yield
+        finally:
+            self._encoded = None
 
     def _check_latent(self, noise: Tensor) -> None:
         channels = self.model_config.settings.unet.in_channels
@@ -162,5 +206,12 @@ def build_model(
     host.set_inference_dtypes(config, dtype, host.calculate_parameters(state_dict), weights)
     patcher = host.make_patcher(config.get_model(state_dict), state_dict, disable_dynamic)
     attach_guard(patcher)
+    patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, CONDITIONS_KEY, _sample_once)
     log.info("VideoLCM model: %s", json.dumps(settings.summary()))
     return patcher
+
+
+def _sample_once(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    host.forget_notes()
+    with executor.class_obj.model_patcher.model.one_run():
+        return executor(*args, **kwargs)

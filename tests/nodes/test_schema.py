@@ -16,6 +16,11 @@ IDS = (
     "VideoLCMScheduler",
     "SamplerVideoLCM",
     "VideoLCMSampling",
+    "VideoLCMExampleClip",
+    "VideoLCMPrepareFrames",
+    "VideoLCMApplyCondition",
+    "VideoLCMInpaintCondition",
+    "VideoLCMStyleCondition",
 )
 
 
