@@ -64,7 +64,7 @@ class DepthTask:
 
     def __init__(self, frames: tuple[Tensor, Tensor, Tensor], steps: int, batch: int = 48) -> None:
         self.frames, self.steps, self.batch = frames, steps, batch
-        self.model = MiniDepth().to(memory_format=torch.channels_last)
+        self.model = MiniDepth().channels_last()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-3, weight_decay=0.01)
 
     def state(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def load_depth(path: Path) -> MiniDepth:
     """The network out of a checkpoint of this command."""
     model = MiniDepth()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["task"]["model"])
-    return model.train(False).requires_grad_(False).to(memory_format=torch.channels_last)
+    return model.train(False).requires_grad_(False).channels_last()
 
 
 @torch.no_grad()

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
         temporary = path.with_suffix(".part")
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         temporary.rename(path)
 
 

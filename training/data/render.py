@@ -192,10 +192,10 @@ class Renderer:
         depth = (INVERSE_DEPTH_UNIT * mean[..., 0]).astype(np.float16)
         return depth, (mean[..., 1] * 255).round().astype(np.uint8), motion.astype(np.float16)
 
-    def _texture(self, image: np.ndarray) -> Any:
+    def _texture(self, image: np.ndarray, anisotropy: float = 1.0) -> Any:
         texture = self.gl.texture(image.shape[1::-1], 3, np.ascontiguousarray(image).tobytes(), alignment=1)
         texture.build_mipmaps()
-        texture.anisotropy = 4.0
+        texture.anisotropy = anisotropy
         return texture
 
     def _uploaded(self, model: Model3D) -> list[_Uploaded]:
@@ -209,6 +209,7 @@ class Renderer:
             drawn=gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")]),
             shadow=gl.vertex_array(self.depth_program, [(buffer, "3f 20x", "in_position")]),
             layers=gl.vertex_array(self.layers_program, [(buffer, "3f 20x", "in_position")]),
+            # Never anisotropic: on some of the models' texture coordinates Mesa's software renderer then never returns.
             texture=None if part.texture is None else self._texture(part.texture),
             color=part.color,
         )
@@ -233,7 +234,7 @@ class Renderer:
         p["shadow_map"], p["image"] = 1, 0
         self._place(np.eye(4, dtype="f4"), np.eye(3, dtype="f4"), ground=True)
         if id(scene.floor) not in self.floors:
-            self.floors[id(scene.floor)] = self._texture(scene.floor)
+            self.floors[id(scene.floor)] = self._texture(scene.floor, anisotropy=4.0)
         self.floors[id(scene.floor)].use(0)
         p["textured"] = True
         self.ground.render()

@@ -58,6 +58,10 @@ class MiniDepth(nn.Module):
         self.up = nn.ModuleList(up)
         self.out = operations.Conv2d(inputs, 2, 1, **kw)
 
+    def channels_last(self) -> MiniDepth:
+        """Put the weights into the memory order that convolutions on a CPU prefer; values are unchanged."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Estimate.
 
