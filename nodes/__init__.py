@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
+from .annotators import VideoLCMDepthEstimator, VideoLCMMotionExtractor, VideoLCMSketchExtractor
 from .conditioning import VideoLCMApplyCondition, VideoLCMInpaintCondition, VideoLCMStyleCondition
 from .example_clip import VideoLCMExampleClip
 from .latent import VideoLCMEmptyLatent
@@ -28,6 +29,9 @@ NODES: list[type[io.ComfyNode]] = [
     VideoLCMApplyCondition,
     VideoLCMInpaintCondition,
     VideoLCMStyleCondition,
+    VideoLCMDepthEstimator,
+    VideoLCMSketchExtractor,
+    VideoLCMMotionExtractor,
 ]
 
 

@@ -22,6 +22,7 @@ import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -312,3 +313,35 @@ def _show(node_id: str, text: str) -> None:
     server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)
+
+
+def manual_cast() -> Any:
+    """Layer classes whose weights follow the precision and device of their input."""
+    return comfy.ops.manual_cast
+
+
+def wrap_network(network: torch.nn.Module) -> Any:
+    """Put a network that is no diffusion model under the host's memory management."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(network, load_device=load_device(), offload_device=comfy.model_management.unet_offload_device())
+
+
+def load_networks(patchers: Sequence[Any], memory: float) -> None:
+    """Bring networks onto the device, with ``memory`` bytes left for their activations."""
+    comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
+
+
+def frame_progress(total: int) -> Callable[[int], None]:
+    """Called with the number of frames that are done: moves the progress bar, and stops the run if the user asked."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def done(count: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(count, total)
+
+    return done
+
+
+def user_folder(name: str) -> str:
+    """The folder in the user's models folder where files of this kind belong."""
+    return os.path.join(folder_paths.models_dir, name)

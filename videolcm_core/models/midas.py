@@ -184,7 +184,8 @@ class Midas(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         first = self.cls_embedding.to(tokens).expand(len(tokens), -1, -1)
         x = torch.cat([first, tokens], dim=1) + self._positions(rows, columns).to(tokens)
-        pictures, quarter = [], self.config.num_layers // 4
+        pictures: list[Tensor] = []
+        quarter = self.config.num_layers // 4
         for index, block in enumerate(self.blocks, 1):
             x = block(x)
             if index % quarter == 0 and len(pictures) < 4:

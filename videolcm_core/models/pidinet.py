@@ -8,6 +8,7 @@ each equals a plain convolution with other weights: the network here has plain c
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -167,9 +168,8 @@ class PiDiNet(nn.Module):
         self.attentions = nn.ModuleList(
             _SpatialAttention(config.dilated, config.attended, operations, **kw) for _ in levels
         )
-        self.conv_reduces = nn.ModuleList(
-            nn.ModuleDict({"conv": operations.Conv2d(config.dilated, 1, 1, **kw)}) for _ in levels
-        )
+        reductions = (operations.Conv2d(config.dilated, 1, 1, **kw) for _ in levels)
+        self.conv_reduces = nn.ModuleList(nn.Sequential(OrderedDict(conv=layer)) for layer in reductions)
         self.classifier = operations.Conv2d(len(levels), 1, 1, **kw)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ class PiDiNet(nn.Module):
         ):
             for _ in range(count):
                 x = getattr(self, next(names))(x)
-            reduced = reduce["conv"](attention(dilations(x)))
+            reduced = reduce(attention(dilations(x)))
             maps.append(F.interpolate(reduced, size, mode="bilinear", align_corners=False))
         return torch.sigmoid(self.classifier(torch.cat(maps, dim=1)))
 
