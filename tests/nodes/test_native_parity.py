@@ -61,14 +61,32 @@ def frames(video):
     return video[0].movedim(1, 0)
 
 
-def conditioning(model, data):
-    """The prompt, with the pixel conditions encoded and attached as core's ``noise_concat``."""
-    names = [n for n in ("depth", "sketch", "masked", "local_image") if n in data]
-    if not names:
-        return [[data["y"], {}]]
-    size = tuple(next(v for k, v in data.items() if k.endswith(".noise")).shape[-2:])
-    encoded = model.model.diffusion_model.encode_conditions(size, **{n: data[n].float() for n in names})
-    return [[data["y"], {"noise_concat": frames(encoded)}]]
+def pictures(video):
+    """``[1, C, F, H, W]`` to IMAGE ``[F, H, W, C]``, grey repeated."""
+    images = frames(video.float()).movedim(1, -1)
+    return images.expand(*images.shape[:3], 3) if images.shape[-1] == 1 else images
+
+
+def conditioning(host, data):
+    """The prompt, with the pixel conditions of a golden file through our nodes."""
+    positive = [[data["y"], {}]]
+    apply = {"strength": 1.0, "invert": False, "fit": "stretch", "depth_scale": 2.0}
+    # The authors' values of depth are twice those of its picture.
+    pixels = {
+        "depth": pictures(data["depth"]) / 2 if "depth" in data else None,
+        "sketch": pictures(data["sketch"]) if "sketch" in data else None,
+        "first frame": pictures(data["local_image"]) if "local_image" in data else None,
+    }
+    for name, images in pixels.items():
+        if images is not None:
+            positive = host.run("VideoLCMApplyCondition", positive=positive, condition=name, frames=images, **apply)[0]
+    if "masked" in data:
+        masked = pictures(data["masked"])
+        positive = host.run(
+            "VideoLCMInpaintCondition", positive=positive, frames=masked[..., :3] / 2 + 0.5, mask=1 - masked[..., 3],
+            strength=1.0, fit="stretch",
+        )[0]  # fmt: skip
+    return positive
 
 
 def sample(model, sampler, sigmas, noise, positive, negative=None, cfg=1.0):
@@ -95,7 +113,7 @@ def test_core_lcm_equals_the_authors_loop(host, golden_model, name, counts):
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", n)
         ours = host.run("VideoLCMScheduler", model=model, steps=n, mode=lcm_mode())[0]
         assert torch.equal(ours, sigmas)
-        out = sample(model, sampler, sigmas, frames(data[f"n{n}.noise"]), conditioning(model, data))
+        out = sample(model, sampler, sigmas, frames(data[f"n{n}.noise"]), conditioning(host, data))
         error = (out - frames(data[f"n{n}.final"])).abs().max().item()
         print(f"{name} n={n}: {error:.2e}")
         assert error <= TOLERANCE
