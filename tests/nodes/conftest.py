@@ -147,6 +147,45 @@ def model(checkpoint: tuple) -> Any:
     return checkpoint[0]
 
 
+@pytest.fixture(scope="session")
+def composer_state_dict(host: Host) -> dict[str, torch.Tensor]:
+    unet3d = host.pack("videolcm_core.models.unet3d")
+    conditions = unet3d.CONDITIONS - {"histogram", "canny"}
+    return recipe_state_dict(unet3d.UNet3D(unet3d.UNetConfig(**TINY_UNET, conditions=conditions)), seed=11)
+
+
+@pytest.fixture(scope="session")
+def composer(host: Host, composer_state_dict: dict, write_model: Callable) -> Any:
+    """A compositional MODEL with every condition of the authors', a consistency model."""
+    name = write_model("tiny-composer.safetensors", composer_state_dict)
+    return host.run("VideoLCMModelLoader", model_name=name, weight_dtype="fp32", sampling="auto")[0]
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``clip_file(frames, fps=8, name="clip.mp4", title=None)`` writes a lossless video of ``[F, H, W, 3]``."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def write(
+        frames: torch.Tensor, fps: int = 8, name: str = "clip.mp4", title: str | None = None, to: Path = folder
+    ) -> Path:
+        import av
+
+        path = to / name
+        with av.open(str(path), "w") as container:
+            if title:
+                container.metadata["title"] = title
+            stream = container.add_stream("libx264rgb", rate=fps, options={"crf": "0"})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "rgb24"
+            for frame in (frames * 255).round().byte().numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
 @pytest.fixture
 def prompt(host: Host, checkpoint: tuple) -> Callable[[str], Any]:
     """``prompt("a dog")`` -> CONDITIONING."""
