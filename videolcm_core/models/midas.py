@@ -67,6 +67,8 @@ def midas_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None)
         return state_dict[key].shape[axis]
 
     blocks = {match[1] for key in state_dict if (match := re.match(r"blocks\.(\d+)\.", key))}
+    if not blocks or len(blocks) % 4:
+        raise KeyError(f"blocks.{len(blocks)}")  # tokens are read after each quarter
     dim = size("patch_embedding.weight")
     return MidasConfig(
         dim=dim,
