@@ -21,6 +21,9 @@ IDS = (
     "VideoLCMApplyCondition",
     "VideoLCMInpaintCondition",
     "VideoLCMStyleCondition",
+    "VideoLCMDepthEstimator",
+    "VideoLCMSketchExtractor",
+    "VideoLCMMotionExtractor",
 )
 
 
