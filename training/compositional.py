@@ -70,9 +70,13 @@ class CompositionalTeacherTask(TeacherTask):
     ) -> None:
         model = mini.TextVideoModel(start.text.vocabulary, mini.COMPOSITIONAL)
         model.text.load_state_dict(start.text.state_dict())
-        missing, unexpected = model.unet.load_state_dict(start.unet.state_dict(), strict=False)
-        if unexpected or any("embedding" not in key for key in missing):
-            raise ValueError(f"--start is not a text-only mini teacher: {unexpected or missing}. Give its file.")
+        if start.unet.config.conditions:
+            known = ", ".join(sorted(start.unet.config.conditions))
+            raise ValueError(
+                f"--start has encoders for {known} already; allowed: a text-only one. To continue a compositional run, "
+                "repeat its command with the same --out."
+            )
+        model.unet.load_state_dict(start.unet.state_dict(), strict=False)
         with torch.no_grad():  # the conditions' input channels saw zeros so far; they begin without effect
             model.unet.input_blocks[0][0].weight[:, mini.UNET.in_channels :] = 0  # type: ignore[index, union-attr]
         super().__init__(data, options, model)

@@ -84,14 +84,28 @@ def test_a_model_is_read_triangulated_and_normalised(cube_library):
 def test_rendered_objects_move_as_their_caption_says(cube_library, motion, sign):
     model, renderer = read_model(cube_library, 1), Renderer(world.SIZE)
     combination = world.Combination("snowman", motion, "snow")
-    clips = corpus.render_combination(renderer, model, combination, world.floor_images(), 2)
+    drawn = corpus.render_combination(renderer, model, combination, world.floor_images(), 2)
+    clips = drawn["clips"]
     assert clips.shape == (2, world.FRAMES, 64, 64, 3)
     red = clips[..., 0].astype(int) - clips[..., 1] > 60
     columns = np.arange(64)
     centre = (red * columns).sum((2, 3)) / red.sum((2, 3))
     assert (sign * np.diff(centre, axis=1).mean(1) > 1.0).all()
     again = corpus.render_combination(renderer, model, combination, world.floor_images(), 2)
-    assert (clips == again).all()
+    assert all((drawn[name] == again[name]).all() for name in drawn)
+    # The true layers tell the same: the silhouette lies on the red pixels, and the motion is that of their centre.
+    inside = drawn["silhouette"] > 127
+    assert (inside & red).sum() > 0.6 * inside.sum() and (red & ~inside).sum() < 0.1 * inside.sum()
+    moved = drawn["motion"].astype(float)
+    assert not moved[:, 0].any() and not moved[~(drawn["silhouette"] > 0)].any()
+    mean = (moved[..., 0] * inside).sum((2, 3)) / inside.sum((2, 3))
+    whole = ~(red[..., :2].any((2, 3)) | red[..., -2:].any((2, 3)))
+    assert whole.any()
+    step = np.diff(centre, axis=1)
+    assert np.abs(mean[:, 1:] - step)[whole[:, 1:] & whole[:, :-1]].max() < 0.6
+    assert np.abs((moved[..., 1] * inside).sum((2, 3)) / inside.sum((2, 3))).max() < 0.4
+    depth = drawn["depth"].astype(float)
+    assert (depth[:, :, -1].mean() > 1.0) and depth[:, :, 0].mean() < 0.05 and 0.7 < depth[inside].mean() < 1.6
 
 
 def test_a_missing_library_is_named(tmp_path):

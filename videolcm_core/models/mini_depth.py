@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .layers import Operations
 
+_CELL = 2  # no layer runs at full size: cells of 2 x 2 pixels are channels
+
 
 class _Convolutions(nn.Sequential):
     """Two 3 x 3 convolutions, each with norm and activation."""
@@ -29,7 +31,7 @@ class _Convolutions(nn.Sequential):
 class MiniDepth(nn.Module):
     """Inverse depth in the units of the depth condition, and silhouette logits, frame by frame."""
 
-    WIDTHS = (24, 48, 96, 128)
+    WIDTHS = (48, 96, 128)
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class MiniDepth(nn.Module):
         """
         super().__init__()
         kw = {"device": device, "dtype": dtype}
-        down, inputs = [], 3
+        down, inputs = [], 3 * _CELL**2
         for width in self.WIDTHS:
             down.append(_Convolutions(inputs, width, operations, **kw))
             inputs = width
@@ -56,7 +58,7 @@ class MiniDepth(nn.Module):
             up.append(_Convolutions(inputs + width, width, operations, **kw))
             inputs = width
         self.up = nn.ModuleList(up)
-        self.out = operations.Conv2d(inputs, 2, 1, **kw)
+        self.out = operations.Conv2d(inputs, 2 * _CELL**2, 3, padding=1, **kw)
 
     def channels_last(self) -> MiniDepth:
         """Put the weights into the memory order that convolutions on a CPU prefer; values are unchanged."""
@@ -78,12 +80,12 @@ class MiniDepth(nn.Module):
             raise ValueError(
                 f"frames are {frames.shape[-1]} x {frames.shape[-2]}; allowed: multiples of 8. Resize them."
             )
-        x, skips = frames * 2 - 1, []
+        x, skips = F.pixel_unshuffle(frames * 2 - 1, _CELL), []
         for index, block in enumerate(self.down):
             x = block(x if index == 0 else F.avg_pool2d(x, 2))
             skips.append(x)
         skips.pop()
         for block in self.up:
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skips.pop()], 1))
-        depth, silhouette = self.out(x).chunk(2, 1)
+        depth, silhouette = F.pixel_shuffle(self.out(x), _CELL).chunk(2, 1)
         return F.softplus(depth), silhouette
