@@ -4,7 +4,7 @@ import json
 import re
 
 import setup
-from prompts import inputs_of, quick
+from prompts import absent_models, inputs_of, quick
 
 WORKFLOWS = sorted(path for path in (setup.ROOT / "workflows").glob("*.json") if path.name != "index.json")
 SCREENSHOTS = setup.HOST / "screenshots"
@@ -37,8 +37,8 @@ def test_shipped_workflows_open_without_missing_nodes(open_page, vue_nodes):
         page.drop(path.name, path.read_bytes())
         assert page.missing_nodes() == [], path.name
         complaint = page.complaint()
-        # Only the workflow with the authors' weights may ask for something: the files.
-        assert not complaint or "authors" in path.stem, f"{path.name}: {complaint}"
+        # Only the workflows with the authors' weights may ask for something: the files.
+        assert not complaint or absent_models(api_format(path.stem)), f"{path.name}: {complaint}"
         assert "missing node" not in complaint.lower(), complaint
         assert_same_prompt(page.prompt(), api_format(path.stem))
 

@@ -7,7 +7,10 @@ from typing import Any
 import av
 import numpy as np
 
+import setup
+
 Prompt = dict[str, dict[str, Any]]
+MODEL_FILES = (".safetensors", ".pth", ".bin", ".ckpt", ".pt")
 
 
 def inputs_of(prompt: Prompt, class_type: str) -> dict[str, Any]:
@@ -52,3 +55,11 @@ def frames_in(path: Path) -> list[np.ndarray]:
     """Decoded frames of a video file, each [H, W, 3] uint8."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def absent_models(prompt: Prompt) -> set[str]:
+    """Model files that a prompt names and that do not come with the pack."""
+    values = (value for node in prompt.values() for value in node["inputs"].values())
+    named = {value for value in values if isinstance(value, str) and value.endswith(MODEL_FILES)}
+    folders = [setup.ROOT / "models", setup.ROOT / "models" / "annotators"]
+    return {name for name in named if not any((folder / name).is_file() for folder in folders)}

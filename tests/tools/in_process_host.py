@@ -14,6 +14,7 @@ import setup
 
 EXTRAS = (
     "custom_sampler", "video", "freelunch", "context_windows", "model_advanced", "model_merging", "mask", "hunyuan",
+    "depth_anything_3", "dataset",
 )  # fmt: skip
 
 

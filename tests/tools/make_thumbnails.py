@@ -1,6 +1,7 @@
-"""Write the pictures beside the workflows: four frames of each embedded workflow's video, run in this process.
+"""Write the pictures beside the workflows: frames of each embedded workflow's video, run in this process.
 
-Run `.venv/bin/python tests/tools/make_thumbnails.py` after the embedded models or the prompts have changed.
+Run `.venv/bin/python tests/tools/make_thumbnails.py [NAME ...]` after the embedded models or the prompts have changed.
+Where a workflow previews conditions, they are in the upper row and the video is in the lower one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from in_process_host import load_host  # noqa: E402
 
 FOLDER = ROOT / "workflows"
 CELL, GRID, GAP = 252, 2, 8
-WITHOUT_WEIGHTS = {"videolcm_text_to_video_authors_weights": ["VideoLCM", "the authors' weights", "448x256, 16 frames"]}
+WITHOUT_WEIGHTS = {
+    "videolcm_text_to_video_authors_weights": ["VideoLCM", "the authors' weights", "448x256, 16 frames"],
+    "videolcm_depth_from_real_footage": ["VideoLCM", "depth of real footage", "the authors' weights"],
+}
 
 
 def run_node(classes: dict[str, Any], prompt: dict[str, Any], node_id: str, results: dict[str, tuple]) -> tuple:
@@ -42,17 +46,35 @@ def run_node(classes: dict[str, Any], prompt: dict[str, Any], node_id: str, resu
     return results[node_id]
 
 
-def frames_of(classes: dict[str, Any], prompt: dict[str, Any]) -> torch.Tensor:
-    """The decoded frames of a workflow, ``[F, H, W, 3]`` in [0, 1]."""
+def images_of(classes: dict[str, Any], prompt: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The decoded frames of a workflow and the conditions it previews, each ``[F, H, W, 3]`` in [0, 1]."""
+    results: dict[str, tuple] = {}
     (decode,) = [key for key, node in prompt.items() if node["class_type"] == "VAEDecode"]
+    previews = [node["inputs"]["images"] for node in prompt.values() if node["class_type"] == "PreviewImage"]
     with torch.inference_mode():
-        return run_node(classes, prompt, decode, {})[0]
+        frames = run_node(classes, prompt, decode, results)[0]
+        return frames, [run_node(classes, prompt, source, results)[output] for source, output in previews]
 
 
-def grid_of(frames: torch.Tensor) -> Image.Image:
-    """Four frames, evenly spread, on one picture."""
-    chosen = frames[torch.linspace(0, len(frames) - 1, GRID * GRID).long()]
-    pictures = [Image.fromarray((f.clamp(0, 1) * 255).byte().numpy()) for f in chosen]
+def chosen(frames: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Four frames, evenly spread; with conditions: two of theirs above two of the video's."""
+
+    def at(images: torch.Tensor, *moments: float) -> list[torch.Tensor]:
+        return [images[round(moment * (len(images) - 1))] for moment in moments]
+
+    if not conditions:
+        return at(frames, 0, 1 / 3, 2 / 3, 1)
+    if len(conditions) > 1:
+        return [*(at(c, 0.3)[0] for c in conditions[:2]), *at(frames, 0.3, 0.8)]
+    (condition,) = conditions
+    if len(condition) == 1:
+        return [condition[0], *at(frames, 1 / 3, 2 / 3, 1)]
+    return at(condition, 0.3, 0.8) + at(frames, 0.3, 0.8)
+
+
+def grid_of(frames: list[torch.Tensor]) -> Image.Image:
+    """Four frames on one picture."""
+    pictures = [Image.fromarray((f.float().clamp(0, 1) * 255).byte().numpy()) for f in frames]
     return paste([p.resize((CELL, CELL), Image.Resampling.BICUBIC) for p in pictures])
 
 
@@ -82,12 +104,15 @@ def drawn(lines: list[str]) -> Image.Image:
 
 
 def main() -> None:
-    """Write every picture, and say which."""
+    """Write every picture, or those that are named, and say which."""
     torch.set_num_threads(1)
+    names = sys.argv[1:]
     classes = load_host(ROOT).NODE_CLASS_MAPPINGS
     for path in sorted((FOLDER / "api").glob("*.json")):
+        if names and path.stem not in names:
+            continue
         words = WITHOUT_WEIGHTS.get(path.stem)
-        picture = drawn(words) if words else grid_of(frames_of(classes, json.loads(path.read_text())))
+        picture = drawn(words) if words else grid_of(chosen(*images_of(classes, json.loads(path.read_text()))))
         picture.save(FOLDER / f"{path.stem}.jpg", quality=88)
         print(f"workflows/{path.stem}.jpg")
 

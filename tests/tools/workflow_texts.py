@@ -65,3 +65,152 @@ encoder (CLIP) and the VAE that the authors used.
 Press R after copying the files, then choose them in the loaders. 16 frames of 448x256, 4 steps, cfg 1. The
 words after the first comma of the prompt are the authors' own addition to every prompt.
 """
+
+# By the workflow's name without its prefix. Prompts differ from what the clips show: the clip gives the structure, the
+# prompt everything else.
+CONDITION_PROMPTS = {
+    "depth_to_video": "a horse jumps up and down on sand",
+    "sketch_to_video": "a teddy bear moves to the side on grass",
+    "first_frame_to_video": "a snowman jumps up and down on grass",
+    "inpainting": "a fire hydrant jumps up and down on sand",
+    "depth_sketch_first_frame": "a horse jumps up and down on snow",
+    "motion_transfer": "a snowman moves to the side on snow",
+    "long_depth_video": "a horse spins around on sand",
+}
+
+OWN_CLIP = """**Your own clip**: put core's *Load Video* in the place of *Load VideoLCM Example*. *Prepare Condition
+Frames* cuts any video to the model's length, rate and size."""
+SMALL_WORLD = """*videolcm-mini-vcomposer* comes with this pack and runs on a CPU too. It knows a small world: **an
+object, a motion and a place**, such as *a horse jumps up and down on sand* (the full list is in *models/README.md*
+of the pack)."""
+
+CONDITION_NOTES = {
+    "depth_to_video": f"""## Depth to video
+
+Press **Run**. The clip shows a horse that jumps on snow. Its depth, frame by frame, drives the video: the prompt
+asks for **sand**, the depth says where the horse is and how it jumps.
+
+**Try**: another place or object in the prompt; another clip; *strength* 0.5. **1 or 2 steps** are enough for depth.
+
+**VideoLCM Depth** uses a small network trained on rendered scenes like this one. For real footage see
+*videolcm_depth_from_real_footage*. A depth map from elsewhere fits too: near is bright; if yours is dark where
+it is near, switch on *invert*.
+
+{OWN_CLIP}
+
+{SMALL_WORLD}
+""",
+    "sketch_to_video": f"""## Sketch to video
+
+Press **Run**. The outlines of the clip are drawn frame by frame, and the video is painted into them: the lines
+come from the clip, colours and place from the prompt.
+
+**Try**: *pencil* in *VideoLCM Sketch* for softer lines, other thresholds for more or fewer of them; **1 or 2
+steps** in the sampler. With *single sketch* in *Apply VideoLCM Condition* one drawing steers all frames.
+
+Sketches are **bright lines on black**. If yours is dark on white, switch on *invert*.
+
+{OWN_CLIP}
+
+{SMALL_WORLD}
+""",
+    "first_frame_to_video": f"""## First frame to video
+
+Press **Run**. The video starts from one picture, here the first frame of a clip, and goes on as the prompt says.
+Look, colours and place come from the picture, the motion from the prompt.
+
+**Try**: another motion in the prompt (*spins around*, *moves to the side*), another seed.
+
+**Your own picture**: put core's *Load Image* in the place of *Load VideoLCM Example*.
+
+{SMALL_WORLD} A picture from outside this world
+gives a video that only resembles it.
+""",
+    "inpainting": f"""## Inpainting
+
+Press **Run**. The mask follows the chicken of the clip. The model sees all that is outside and paints anew what
+is inside, as the prompt says: another object in the same place, with the same motion.
+
+**Mask**: white is painted, black is kept. One mask stands for all frames, or give one for each. *Grow Mask* makes
+the hole larger, so that nothing of the old outline is left and the new object has room.
+
+The kept part goes through the model too and comes back a little softer. To have it unchanged, paste the result
+into the original with core's *ImageCompositeMasked*.
+
+{OWN_CLIP} Draw a mask in core's *Load Image (as Mask)*, or take it from a segmentation node.
+
+{SMALL_WORLD}
+""",
+    "depth_sketch_first_frame": f"""## Depth, sketch and first frame together
+
+Press **Run**. Three conditions of one clip are chained: **depth** gives the space, the **sketch** the outlines,
+the **first frame** the colours. Together they nearly rebuild the clip; the prompt has little left to decide.
+
+**Try**: set one *strength* to 0 and see what it had given (core's *Bypass*, Ctrl+B, does the same). Any number
+of conditions can be chained, in any order: their sum is the same.
+
+Core's *ConditioningSetTimestepRange* after a condition limits it to a part of the steps.
+
+{OWN_CLIP}
+
+{SMALL_WORLD}
+""",
+    "motion_transfer": f"""## Motion transfer
+
+Press **Run**. Only the motion of the clip is used: for each pixel, how far it moved since the frame before. The
+prompt gives another object, which moves the same way.
+
+In the preview **grey is at rest**, red is a movement to the right, green downwards; less than grey is left and up.
+
+**VideoLCM Motion** measures dense optical flow. *codec vectors* gives one vector for each block instead, what the
+authors' models know; with *fill* the embedded model understands them too.
+
+{OWN_CLIP}
+
+{SMALL_WORLD}
+""",
+    "long_depth_video": f"""## A longer video by context windows
+
+Press **Run**. 48 frames from a model that was trained on 16: core's *Context Windows (Manual)* runs the model on
+overlapping windows of 16 frames and blends them in every step. The depth of the clip keeps the windows together.
+
+**Settings that matter**: *dim* 0 (frames are the first dimension of these latents), *context_length* 16,
+*causal_window_fix* off. *freenoise* and the overlap of 8 make neighbouring windows agree; colours can still
+drift, since only the depth is shared.
+
+**Longer**: the same number in *frames* of *Empty VideoLCM Latent* and of *Prepare Condition Frames*. Beyond the
+clip's end its last frame is held.
+
+{OWN_CLIP}
+
+{SMALL_WORLD}
+""",
+    "depth_from_real_footage": """## Depth of real footage, with the weights of VideoLCM's authors
+
+None of these files is part of the pack. The authors publish the first two on ModelScope in the repository
+*iic/tf-t2v*; their terms are research and non-commercial use.
+
+| file | folder |
+|---|---|
+| videolcm_vcomposer_non_ema_914000.pth | models/diffusion_models (or models/videolcm) |
+| open_clip_pytorch_model.bin (OpenCLIP ViT-H-14) | models/text_encoders |
+| a VAE of Stable Diffusion, such as vae-ft-mse-840000-ema-pruned.safetensors | models/vae |
+| depth_anything_3_metric_large.safetensors (*Comfy-Org/Depth-Anything-3*) | models/geometry_estimation |
+| your_video.mp4, a clip of two seconds or more | input (or *choose file to upload*) |
+
+Core's **Depth Anything 3** nodes need ComfyUI 0.30 or newer. Press R after copying the files, then choose them.
+
+**One scale for all frames**: the *v2_style* and *min_max* depth pictures of core are stretched for each frame on
+its own, and the video would flicker. Here the depth stays in metres (*raw*, for which the Metric model is needed)
+and *Adjust Brightness* makes 10 m white: 0.1 = 1 / 10 m. Use 1 / the distance of what lies furthest back in your
+clip. *Invert* then makes near bright, as the model expects.
+
+16 frames of 448x256, 4 steps, cfg 1. Instead of Depth Anything, *VideoLCM Depth* reads the authors' own
+midas_v3_dpt_large.pth.
+""",
+}
+
+REAL_FOOTAGE_PROMPT = (
+    "A watercolour painting of a street in the rain, "
+    "cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, 4k render"
+)
