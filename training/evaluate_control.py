@@ -313,6 +313,11 @@ class Evaluation:
                 shown[name] = torch.load(path, weights_only=True)["value"]
         kept = [n for n in shown if not n.startswith(("student@8", "teacher@8", "teacher@2", "teacher@1"))]
         pictures.comparison_sheet({n: shown[n] for n in kept}, self.scenes.combinations, out / f"sheet-{key}.png")
+        if "student@4" in shown:
+            rows = [v for n, v in shown.items() if n.startswith("given")] + [shown["student@4"]]
+            some = [int(i) for i in torch.linspace(0, len(rows[0]) - 1, 8)[1:-1]]
+            columns = [torch.cat([row[index] for row in rows], dim=1) for index in some]
+            pictures.animation(columns, out / f"moving-{key}.webp")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,8 @@
-"""Put an evaluation into README and model card: ``python -m training.report --evaluation DIR``.
+"""Put evaluations into README and model card: ``python -m training.report --evaluation DIR --control DIR``.
 
-Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` and writes the pictures of ``docs/``.
+Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``) and
+between ``<!-- control -->`` and ``<!-- /control -->`` (obedience, of ``training.evaluate_control``); writes the pictures
+of ``docs/``. Either folder may be left out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import evaluate, pictures
+from . import evaluate, evaluate_control, pictures
 
 _HERO = (0, 37, 11, 8, 16, 24, 27, 31)  # clips that show eight of the ten objects
 
@@ -45,28 +47,71 @@ def summary(results: dict[str, dict[str, float]]) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder that training.evaluate wrote")
-    parser.add_argument("--root", type=Path, default=Path("."), help="the repository")
-    options = parser.parse_args(arguments)
-    results = json.loads((options.evaluation / "results.json").read_text())
-    docs = options.root / "docs"
+def write_quality(evaluation: Path, root: Path) -> None:
+    """The quality table, its summary and pictures."""
+    results = json.loads((evaluation / "results.json").read_text())
+    docs = root / "docs"
     docs.mkdir(exist_ok=True)
     sheets = []
     for name in results:
-        sheet = options.evaluation / f"{name.replace(' ', '-')}.png"
+        sheet = evaluation / f"{name.replace(' ', '-')}.png"
         if sheet.exists():
             target = docs / (re.sub(r"[^a-z0-9]+", "_", name.split(" cfg")[0]) + ".png")
             shutil.copyfile(sheet, target)
-            sheets.append(f"<details><summary>{name}</summary>\n\n![{name}](PATH/{target.name})\n\n</details>")
-    clips = torch.load(options.evaluation / "student@4.clips.pt", weights_only=True)["value"]
+            sheets.append(_folded(name, f"PATH/{target.name}"))
+    clips = torch.load(evaluation / "student@4.clips.pt", weights_only=True)["value"]
     four = [torch.cat([clips[a], clips[b]], dim=1) for a, b in zip(_HERO[:4], _HERO[4:], strict=True)]
     pictures.animation(four, docs / "hero.webp")
     text = f"{evaluate.table(results)}\n\n{summary(results)}"
-    replace_section(options.root / "README.md", "results", text + "\n\n" + "\n".join(sheets).replace("PATH", "docs"))
-    replace_section(options.root / "models" / "README.md", "results", text)
+    replace_section(root / "README.md", "results", text + "\n\n" + "\n".join(sheets).replace("PATH", "docs"))
+    replace_section(root / "models" / "README.md", "results", text)
+
+
+def write_control(control: Path, root: Path) -> None:
+    """The obedience tables, what they say about the aims, contact sheets and moving pictures."""
+    results = json.loads((control / "results.json").read_text())
+    docs = root / "docs"
+    docs.mkdir(exist_ok=True)
+    sheets = []
+    for setting in results:
+        key = setting.replace(" ", "-")
+        target = docs / f"control_{key.replace('-', '_')}.png"
+        shutil.copyfile(control / f"sheet-{key}.png", target)
+        sheets.append(_folded(f"{setting}: given, real, student and teacher", f"docs/{target.name}"))
+        shutil.copyfile(control / f"moving-{key}.webp", target.with_suffix(".webp"))
+    text = f"{evaluate_control.tables(results)}\n\n{obedience(results)}"
+    replace_section(root / "README.md", "control", text + "\n\n" + "\n".join(sheets))
+    replace_section(root / "models" / "README.md", "control", text)
+
+
+def obedience(results: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+    """The student at one step against four, and at four against the teacher at 50, for every measure."""
+    lines = ["| setting, measure | student@1 / student@4 | student@4 / teacher@50 |", "|---|---|---|"]
+    for setting, rows in results.items():
+        teacher = next((row for name, row in rows.items() if name.startswith("teacher@50")), None)
+        for measure in evaluate_control.MEASURES[setting]:
+            one, four = (rows[f"student@{steps}"][measure][0] for steps in (1, 4))
+            many = "-" if teacher is None else f"{four / teacher[measure][0]:.2f}"
+            better = "more" if measure in evaluate_control.LARGER_IS_BETTER else "less"
+            lines.append(f"| {setting}: {measure} ({better} is better) | {one / four:.2f} | {many} |")
+    return "\n".join(lines)
+
+
+def _folded(title: str, path: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n![{title}]({path})\n\n</details>"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluation", type=Path, help="folder that training.evaluate wrote")
+    parser.add_argument("--control", type=Path, help="folder that training.evaluate_control wrote")
+    parser.add_argument("--root", type=Path, default=Path("."), help="the repository")
+    options = parser.parse_args(arguments)
+    if options.evaluation is not None:
+        write_quality(options.evaluation, options.root)
+    if options.control is not None:
+        write_control(options.control, options.root)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +110,9 @@ def load_conditions(folder: Path, combinations: list[world.Combination]) -> Cond
     """Layers and sketches of the corpus's clips; sketches are drawn once and kept beside the corpus."""
     arrays, _ = corpus.load_layers(folder, combinations)
     clips = torch.from_numpy(arrays["clips"])
-    path = folder / f"sketches_{len(clips)}_{combinations[0].thing}.pt".replace(" ", "-")
+    defaults = [str(inspect.signature(function)) for function in (canny_edges, pencil_sketch)]
+    described = ",".join([*defaults, str(len(clips)), *(c.caption + c.motion for c in combinations)])
+    path = folder / f"sketches_{hashlib.sha256(described.encode()).hexdigest()[:16]}.pt"
     if not path.exists():
         save_atomically(draw_sketches(clips), path)
     sketches = torch.load(path, weights_only=True)
