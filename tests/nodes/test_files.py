@@ -171,6 +171,15 @@ def test_list_shows_every_folder(host, write_model, unet_state_dict, checkpoint_
     assert host.pack("nodes.host").model_path("in_extra.safetensors", "videolcm") == str(extra / "in_extra.safetensors")
 
 
+def test_annotators_are_not_among_the_models(host):
+    """They lie in a sub-folder of the embedded models, and have a folder name of their own."""
+    files = host.pack("nodes.host").model_files
+    assert files("videolcm_annotators") and "videolcm-mini.safetensors" not in files("videolcm_annotators")
+    for folders in (("videolcm", "checkpoints"), ("diffusion_models", "videolcm")):
+        assert "videolcm-mini.safetensors" in files(*folders)
+        assert not [name for name in files(*folders) if "annotators" in name or "depth" in name]
+
+
 def test_a_changed_file_is_loaded_again(host, write_model, unet_state_dict):
     node = host.nodes.NODE_CLASS_MAPPINGS["VideoLCMModelLoader"]
     inputs = {
