@@ -153,6 +153,18 @@ def test_networks_of_fixed_multiples_take_any_size(size):
     assert torch.equal(out, pixels[:, :1]) == (size == (64, 64))
 
 
+@pytest.mark.parametrize(("size", "seen"), [((64, 112), (64, 112)), ((256, 448), (64, 112)), ((20, 30), (64, 96))])
+def test_a_network_that_knows_one_scale(size, seen):
+    sizes = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(x.shape[-2:]))
+        return x[:, :1]
+
+    assert with_sizes_of(8, network, 64)(torch.rand(1, 3, *size)).shape[-2:] == size
+    assert sizes == [seen]
+
+
 def test_depth_is_not_normalised(golden, pictures):
     """A frame's depth does not depend on the frames around it."""
     network = midas_of(golden)

@@ -190,6 +190,18 @@ def test_depth_is_normalised_over_the_clip_only_when_asked(networks, extract, cl
     assert ranges.min() < 1  # not each frame on its own
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_embedded_network_on_a_rendered_scene(host, extract, size):
+    """The shipped network sees the ground rise towards the viewer, and the same at twice the size."""
+    path = sorted((setup.ROOT / "workflows" / "clips").glob("*snowman*[!k].mp4"))[0]
+    frames = video(path).get_components().images[:2]
+    frames = F.interpolate(frames.movedim(-1, 1), (size, size), mode="area").movedim(1, -1)
+    depth = extract("mini depth", frames, model_name="videolcm-mini-depth.safetensors")[..., 0]
+    rows = depth[:, :, : size // 4].mean(dim=(0, 2))
+    below = rows[-size // 3 :]
+    assert rows[: size // 4].max() < 0.1 < below[0] and (below[4:] > below[:-4]).all() and below[-1] > 0.5
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_depth_that_sees_nothing_is_said(host, normalize, caplog):
     with caplog.at_level(logging.WARNING):

@@ -18,6 +18,8 @@ from .frames import CHUNK, OnFrames, in_chunks, with_sizes_of
 MIDAS_SCALE: Final = 20.0
 """Of the authors' ``depth_std`` (``inference_videolcm_vcomposer_entrance.py``, lines 414-421)."""
 MINI_MULTIPLE: Final = 8
+MINI_SIDE: Final = 64
+"""Of the renderings that the embedded network was trained on; in larger ones it takes shadows for things."""
 
 
 def to_condition(depth: Tensor) -> Tensor:
@@ -55,6 +57,10 @@ def mini_depth(
     done: OnFrames | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """Depth by the embedded network, which predicts the value of the condition itself; otherwise as `midas_depth`."""
-    depth = in_chunks(frames, with_sizes_of(MINI_MULTIPLE, lambda x: network(x)[0]), device, done, chunk)
+    """Depth by the embedded network, which predicts the value of the condition itself; otherwise as `midas_depth`.
+
+    It sees every clip with the shorter side at 64 pixels, the size that it knows.
+    """
+    sized = with_sizes_of(MINI_MULTIPLE, lambda x: network(x)[0], MINI_SIDE)
+    depth = in_chunks(frames, sized, device, done, chunk)
     return depth.clamp(0.0, DEPTH_MAX)

@@ -47,19 +47,21 @@ def _chunks(frames: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
         yield start, frames[start : start + chunk]
 
 
-def with_sizes_of(multiple: int, network: Network) -> Network:
-    """A network that takes any size, though it knows only multiples of a number: pictures are stretched and put back.
+def with_sizes_of(multiple: int, network: Network, side: int | None = None) -> Network:
+    """A network that takes any size, though it knows only some: pictures are stretched and the result is put back.
 
-    A size that fits goes through untouched; the stretch is to the nearest multiple.
+    A size that fits goes through untouched.
 
     Args:
-        multiple: Pixels.
+        multiple: Pixels that the sides are stretched to the nearest multiple of.
         network: Maps ``[N, C, H, W]`` to ``[N, 1, H, W]``.
+        side: Pixels that the shorter side is brought to; None leaves the scale as it is.
     """
 
     def call(pixels: Tensor) -> Tensor:
         size = pixels.shape[-2:]
-        fitting = [max(multiple, round(side / multiple) * multiple) for side in size]
+        scale = 1.0 if side is None else side / min(size)
+        fitting = [max(multiple, round(length * scale / multiple) * multiple) for length in size]
         if list(size) == fitting:
             return network(pixels)
         stretched = F.interpolate(pixels, fitting, mode="bilinear", align_corners=False, antialias=True)

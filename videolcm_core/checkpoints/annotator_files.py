@@ -68,7 +68,7 @@ MIDAS: Final = Annotator(
 MINI_DEPTH: Final = Annotator(
     title="this pack's small depth network",
     file="videolcm-mini-depth.safetensors",
-    size="3 MB",
+    size="1.6 MB",
     marks=("down.0.0.weight", "up.0.0.weight", "out.weight"),
     build=_mini_depth,
 )
