@@ -140,7 +140,7 @@ def checked_mask(mask: Tensor, frames: Tensor) -> Tensor:
         )
     if not mask.isfinite().all():
         raise ValueError("mask has values that are not numbers; allowed: 0 to 1. Check the node it comes from.")
-    return mask.float()
+    return mask.to(frames)
 
 
 def resize_frames(frames: Tensor, width: int, height: int, fit: str, background: float = 0.0) -> Tensor:
