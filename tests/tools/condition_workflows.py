@@ -15,7 +15,7 @@ SNOWMAN = "a_snowman_moves_to_the_side_on_grass.mp4"
 LONG_HORSE = "a_horse_spins_around_on_grass_48_frames.mp4"
 FRAMES, SIDE = 16, 64
 WIDE = 320
-NOTE_TOP = 640
+NOTE_TOP = 800
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Parts:
         return self.graph
 
 
-def begin(name: str, clip: str, frames: int = FRAMES, used: int | None = None) -> Parts:
+def begin(name: str, clip: str, frames: int = FRAMES, used: int | None = None, prompt_column: int = 3) -> Parts:
     """Model, clip, prompt and latent.
 
     Args:
@@ -69,17 +69,22 @@ def begin(name: str, clip: str, frames: int = FRAMES, used: int | None = None) -
         clip: file of the example.
         frames: of the video.
         used: frames of the clip, if not as many as the video's.
+        prompt_column: where the prompt stands.
     """
-    graph = Graph(f"videolcm_{name}", CONDITION_NOTES[name], NOTE_TOP, 400)
+    graph = Graph(f"videolcm_{name}", CONDITION_NOTES[name], NOTE_TOP, 340)
     load = graph.add("VideoLCMCheckpointLoader", 0, TOP, (WIDE, 100), ckpt_name="videolcm-mini-vcomposer.safetensors")
     example = graph.add("VideoLCMExampleClip", 0, TOP + 190, (WIDE, 110), clip=clip)
     prepare = graph.add(
         "VideoLCMPrepareFrames", 1, TOP, (WIDE, 270), source=(example, 0), frames=used or frames, start=0,
         sample_fps=8.0, width=SIDE, height=SIDE,
     )  # fmt: skip
-    prompt = graph.add("CLIPTextEncode", 3, TOP, (WIDE, 140), "Prompt", clip=(load, 1), text=CONDITION_PROMPTS[name])
+    prompt = graph.add(
+        "CLIPTextEncode", prompt_column, TOP, (WIDE, 140), "Prompt", clip=(load, 1), text=CONDITION_PROMPTS[name]
+    )
     latent = graph.add("VideoLCMEmptyLatent", 0, TOP + 380, (WIDE, 110), width=SIDE, height=SIDE, frames=frames)
-    return Parts(graph, load, example, prepare, prompt, latent)
+    parts = Parts(graph, load, example, prepare, prompt, latent)
+    parts.preview(parts.frames, 1, TOP + 350, "The clip" if used is None else "The first frame")
+    return parts
 
 
 def depth_of(parts: Parts, y: int) -> Link:
@@ -110,9 +115,8 @@ def sketch_to_video() -> Graph:
 
 
 def first_frame_to_video() -> Graph:
-    parts = begin("first_frame_to_video", SNOWMAN, used=1)
-    parts.preview(parts.frames, 2, TOP, "The first frame")
-    return parts.finish(parts.apply("first frame", parts.frames, parts.positive, 3, TOP + 200), 4)
+    parts = begin("first_frame_to_video", SNOWMAN, used=1, prompt_column=2)
+    return parts.finish(parts.apply("first frame", parts.frames, parts.positive, 2, TOP + 200), 3)
 
 
 def inpainting() -> Graph:
@@ -131,9 +135,9 @@ def inpainting() -> Graph:
 
 def depth_sketch_first_frame() -> Graph:
     parts = begin("depth_sketch_first_frame", HORSE)
-    depth, sketch = depth_of(parts, TOP), sketch_of(parts, TOP + 440)
-    parts.preview(depth, 2, TOP + 180, "Depth", 190)
-    parts.preview(sketch, 2, TOP + 700, "Sketch", 190)
+    depth, sketch = depth_of(parts, TOP), sketch_of(parts, TOP + 540)
+    parts.preview(depth, 2, TOP + 190, "Depth", 280)
+    parts.preview(sketch, 2, TOP + 790, "Sketch", 280)
     positive = parts.apply("depth", depth, parts.positive, 3, TOP + 200)
     positive = parts.apply("sketch", sketch, positive, 3, TOP + 500)
     positive = parts.apply("first frame", parts.frames, positive, 3, TOP + 800)
@@ -164,7 +168,7 @@ def long_depth_video() -> Graph:
 
 
 def depth_from_real_footage() -> Graph:
-    graph = Graph("videolcm_depth_from_real_footage", CONDITION_NOTES["depth_from_real_footage"], 930, 520)
+    graph = Graph("videolcm_depth_from_real_footage", CONDITION_NOTES["depth_from_real_footage"], 930, 380)
     load = graph.add(
         "VideoLCMModelLoader", 0, TOP, (340, 130),
         model_name="videolcm_vcomposer_non_ema_914000.pth", weight_dtype="default", sampling="videolcm",

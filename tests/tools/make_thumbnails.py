@@ -57,7 +57,7 @@ def images_of(classes: dict[str, Any], prompt: dict[str, Any]) -> tuple[torch.Te
 
 
 def chosen(frames: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Four frames, evenly spread; with conditions: two of theirs above two of the video's."""
+    """Four frames, evenly spread; with previews: the last two of them above two frames of the video."""
 
     def at(images: torch.Tensor, *moments: float) -> list[torch.Tensor]:
         return [images[round(moment * (len(images) - 1))] for moment in moments]
@@ -65,7 +65,7 @@ def chosen(frames: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.T
     if not conditions:
         return at(frames, 0, 1 / 3, 2 / 3, 1)
     if len(conditions) > 1:
-        return [*(at(c, 0.3)[0] for c in conditions[:2]), *at(frames, 0.3, 0.8)]
+        return [*(at(c, 0.3)[0] for c in conditions[-2:]), *at(frames, 0.3, 0.8)]
     (condition,) = conditions
     if len(condition) == 1:
         return [condition[0], *at(frames, 1 / 3, 2 / 3, 1)]

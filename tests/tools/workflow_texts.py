@@ -71,7 +71,7 @@ words after the first comma of the prompt are the authors' own addition to every
 CONDITION_PROMPTS = {
     "depth_to_video": "a horse jumps up and down on sand",
     "sketch_to_video": "a teddy bear moves to the side on grass",
-    "first_frame_to_video": "a snowman jumps up and down on grass",
+    "first_frame_to_video": "a snowman moves to the side on grass",
     "inpainting": "a fire hydrant jumps up and down on sand",
     "depth_sketch_first_frame": "a horse jumps up and down on snow",
     "motion_transfer": "a snowman moves to the side on snow",
@@ -117,9 +117,10 @@ Sketches are **bright lines on black**. If yours is dark on white, switch on *in
     "first_frame_to_video": f"""## First frame to video
 
 Press **Run**. The video starts from one picture, here the first frame of a clip, and goes on as the prompt says.
-Look, colours and place come from the picture, the motion from the prompt.
+Look, colours and place come from the picture, the motion from the prompt; the side it moves to is the one where
+the picture leaves room.
 
-**Try**: another motion in the prompt (*spins around*, *moves to the side*), another seed.
+**Try**: another clip, whose first frame is then the start, with a prompt to match; another seed.
 
 **Your own picture**: put core's *Load Image* in the place of *Load VideoLCM Example*.
 
