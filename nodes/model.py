@@ -69,7 +69,6 @@ class VideoLCMModel(host.BaseModel):
         self._check_latent(noise)
         if context is not None:
             self._check_context(context, noise)
-            styles = kwargs.get(STYLE_KEY)
             # A ControlNet takes frames for images and wants the text once for each, without the style.
             kind = ContextPerVideo if noise.ndim == 4 and "control" not in kwargs else host.CONDCrossAttn
             if styles := kwargs.get(STYLE_KEY):

@@ -89,3 +89,14 @@ def test_first_layer_of_four_channels_takes_no_conditions():
 def test_authors_names():
     assert module_names("masked") == ("masked_embedding", "mask_embedding_after")
     assert module_names("depth") == ("depth_embedding", "depth_embedding_after")
+
+
+def test_long_clips_are_encoded_a_few_frames_at_a_time_with_the_same_result(network):
+    frames, sizes = torch.rand(20, 1, 32, 32, generator=torch.Generator().manual_seed(2)), []
+    hook = network.depth_embedding.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    with torch.no_grad():
+        parts = network.encode_conditions((4, 4), depth=frames)
+    whole = network.encode_conditions((4, 4), depth=frames)
+    hook.remove()
+    assert sizes == [8, 8, 4, 20]
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
