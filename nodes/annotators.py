@@ -158,11 +158,22 @@ class VideoLCMSketchExtractor(io.ComfyNode):
                 make(
                     io.Int,
                     "high_threshold",
-                    default=140,
+                    default=160,
                     min=0,
                     max=1020,
                     advanced=True,
                     tooltip="canny: edges at least this steep are drawn. Lower: more lines. Not below low_threshold.",
+                ),
+                make(
+                    io.Float,
+                    "blur",
+                    default=1.0,
+                    min=0.0,
+                    max=20.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="canny: pixels of blur before, which keeps texture out of the lines; 0 is none. Enlarge it "
+                    "with the frames: 1 suits 64-pixel clips.",
                 ),
                 make(
                     io.Float,
@@ -201,12 +212,19 @@ class VideoLCMSketchExtractor(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: Any, method: str, low_threshold: int, high_threshold: int, line_width: float, contrast: float
+        cls,
+        source: Any,
+        method: str,
+        low_threshold: int,
+        high_threshold: int,
+        blur: float,
+        line_width: float,
+        contrast: float,
     ) -> io.NodeOutput:
         """Draw."""
         frames, _ = _frames(source)
         if method == "canny":
-            lines = _each_chunk(frames, lambda part: canny_edges(part, low_threshold, high_threshold))
+            lines = _each_chunk(frames, lambda part: canny_edges(part, low_threshold, high_threshold, blur))
         elif method == "pencil":
             lines = _each_chunk(frames, lambda part: pencil_sketch(part, line_width, contrast))
         else:

@@ -28,9 +28,9 @@ class Recipe:
     image_steps: int = 1400
     teacher_steps: int = 3400
     student_steps: int = 1100
-    depth_steps: int = 2000
-    compositional_teacher_steps: int = 1600
-    compositional_student_steps: int = 900
+    depth_steps: int = 1200
+    compositional_teacher_steps: int = 1500
+    compositional_student_steps: int = 800
     w: float = 2.0
 
 

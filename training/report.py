@@ -1,7 +1,7 @@
 """Put evaluations into README and model card: ``python -m training.report --evaluation DIR --control DIR``.
 
 Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``) and
-between ``<!-- control -->`` and ``<!-- /control -->`` (obedience, of ``training.evaluate_control``); writes the pictures
+between ``<!-- control -->`` and ``<!-- /control -->`` (obedience, ``training.evaluate_control``); writes the pictures
 of ``docs/``. Either folder may be left out.
 """
 

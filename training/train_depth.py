@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--start", type=Path, default=Path("models/videolcm-mini-teacher.safetensors"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="write the network as safetensors")
     options = parser.parse_args(arguments)
