@@ -1,0 +1,299 @@
+"""WebDataset shards: tar files in which ``KEY.mp4`` and ``KEY.json`` (or ``KEY.jpg`` and ``KEY.txt``) are one sample.
+
+The format is read here with ``tarfile``, not with the package ``webdataset``: that one streams, so it can neither go on
+at an exact sample after a kill nor give N ranks x M workers disjoint parts of equal length (its issues 234 and 271 say
+so). Here each shard is listed once, a sample is read by its offset, and order, split and resume are those of any other
+`Source`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .decode import IMAGES, VIDEOS, FrameSampling, decode_image, decode_video
+from .source import BrokenSampleError, Kind, Sample, SkipReport
+
+TEXTS = (".json", ".txt", ".text", ".caption")
+_COLUMNS = ("keys", "kinds", "offsets", "sizes", "text_offsets", "text_sizes", "text_endings")
+
+
+def expand(pattern: str) -> list[Path]:
+    """The shards that a pattern names.
+
+    Args:
+        pattern: a folder, or a path with ``{000..012}`` and ``{a,b}`` parts.
+
+    Raises:
+        FileNotFoundError: a shard is not there, or the folder has none.
+    """
+    folder = Path(pattern)
+    if folder.is_dir():
+        if not (found := sorted(folder.glob("*.tar"))):
+            raise FileNotFoundError(f"{folder} has no .tar file. Give the folder of the shards, or a pattern of them.")
+        return found
+    choices = [_choices(part) for part in re.split(r"(\{[^{}]*\})", pattern)]
+    paths = [Path("".join(parts)) for parts in itertools.product(*choices)]
+    if absent := [p for p in paths if not p.is_file()]:
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(paths)} shards of {pattern} are not there, first {absent[0]}. Mend the pattern."
+        )
+    return paths
+
+
+def _choices(part: str) -> list[str]:
+    if not part.startswith("{"):
+        return [part]
+    if numbers := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part):
+        first, last = numbers.groups()
+        return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    return part[1:-1].split(",")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the samples of one shard lie, as columns: ten million samples take some hundred megabytes, not gigabytes.
+
+    Attributes:
+        path: the shard.
+        columns: ``[n]`` arrays named as in ``_COLUMNS``; offsets and sizes in bytes.
+        broken: key and reason of samples that cannot be used.
+    """
+
+    path: Path
+    columns: dict[str, np.ndarray]
+    broken: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.columns["keys"])
+
+
+def index_shard(path: Path) -> ShardIndex:
+    """List a shard. One that is cut off gives the samples before the cut."""
+    members: dict[str, dict[str, tarfile.TarInfo]] = {}
+    broken: dict[str, str] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                place = PurePosixPath(member.name)
+                stem, _, ending = place.name.partition(".")
+                if not member.isfile() or not stem or not ending:
+                    continue
+                key = (place.parent / stem).as_posix()
+                if members.setdefault(key, {}).setdefault("." + ending.lower(), member) is not member:
+                    broken[key] = f"duplicate: the shard has {member.name} twice"
+            # At a damaged header the iteration just ends; a whole archive ends with a block of zeros.
+            if any(_read(path, archive.offset, tarfile.BLOCKSIZE)):  # type: ignore[attr-defined]
+                raise tarfile.ReadError(f"no member at byte {archive.offset}")  # type: ignore[attr-defined]
+    except (tarfile.TarError, OSError) as error:
+        broken["(rest)"] = f"damaged shard: {error}"
+    end = path.stat().st_size
+    rows = []
+    for key, parts in members.items():
+        reason, row = _row(key, parts, end)
+        if key in broken or row is None:
+            broken.setdefault(key, reason)
+        else:
+            rows.append(row)
+    kinds = (np.bytes_, np.bool_, np.int64, np.int64, np.int64, np.int64, np.bytes_)
+    columns: dict[str, np.ndarray] = {
+        name: np.array([row[i] for row in rows], dtype=kind)
+        for i, (name, kind) in enumerate(zip(_COLUMNS, kinds, strict=True))
+    }
+    return ShardIndex(path, columns, tuple(broken.items()))
+
+
+def _row(key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tuple | None]:
+    """The columns of a sample, or why it has none."""
+    media = [e for e in parts if e in VIDEOS | IMAGES]
+    text = next((e for e in TEXTS if e in parts), None)
+    if len(media) != 1:
+        return f"{'no' if not media else 'more than one'} video or image: {' '.join(parts)}", None
+    if text is None:
+        return f"no caption: {' '.join(parts)}", None
+    picture, words = parts[media[0]], parts[text]
+    if max(picture.offset_data + picture.size, words.offset_data + words.size) > end:
+        return "cut off: the shard ends before it", None
+    kind = media[0] in IMAGES
+    return "", (
+        key.encode(),
+        kind,
+        picture.offset_data,
+        picture.size,
+        words.offset_data,
+        words.size,
+        text.encode(),
+    )
+
+
+def _cached_index(path: Path, folder: Path | None) -> ShardIndex:
+    """List a shard, or read its list from the folder of lists."""
+    if folder is None:
+        return index_shard(path)
+    status = path.stat()
+    stamp = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    cache = folder / f"{path.stem}_{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
+    if not cache.exists():
+        index = index_shard(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Ranks that list at the same time write different files and rename them onto one name.
+        temporary = cache.with_suffix(f".{np.random.default_rng().integers(2**63)}.part")
+        with temporary.open("wb") as file:
+            np.savez(file, broken=np.array(json.dumps(index.broken)), **index.columns)  # type: ignore[arg-type]
+        temporary.replace(cache)
+    with np.load(cache, allow_pickle=False) as saved:
+        broken = tuple((key, reason) for key, reason in json.loads(str(saved["broken"])))
+        return ShardIndex(path, {name: saved[name] for name in _COLUMNS}, broken)
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a file. Opened for each read: a file shared by forked workers would share its position."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The samples of many shards, as a `Source`.
+
+    Attributes:
+        shards: the listed shards.
+        sampling: how samples are read.
+        left_out: those that cannot be used, found while listing.
+        chosen: of each shard, the rows that are used.
+    """
+
+    shards: tuple[ShardIndex, ...]
+    sampling: FrameSampling
+    left_out: SkipReport
+    chosen: tuple[np.ndarray, ...]
+
+    @classmethod
+    def scan(cls, pattern: str, sampling: FrameSampling, index_folder: Path | None = None) -> ShardSet:
+        """List the shards of a pattern; no sample is decoded.
+
+        Args:
+            pattern: see `expand`.
+            sampling: how to read the samples.
+            index_folder: keeps the lists, so that they are made once.
+
+        Raises:
+            FileNotFoundError: a shard is not there.
+            ValueError: no shard has a usable sample.
+        """
+        report = SkipReport()
+        paths = expand(pattern)
+        shards = tuple(_cached_index(p, index_folder) for p in tqdm(paths, desc="list shards", disable=len(paths) < 20))
+        for shard in shards:
+            for key, reason in shard.broken:
+                report.add(f"{shard.path.name}/{key}", reason)
+        total = sum(map(len, shards))
+        if not total:
+            raise ValueError(
+                f"{pattern} has no usable sample. {report.summary(len(report.reasons))}\n"
+                f"Needed: KEY.mp4 (or an image) with KEY.json or KEY.txt, in a .tar that is not compressed."
+            )
+        return cls(shards, sampling, report, tuple(np.arange(len(s)) for s in shards))
+
+    def only(self, kind: Kind) -> ShardSet:
+        """The videos or the images alone."""
+        wanted = kind == "image"
+        kept = [c[s.columns["kinds"][c] == wanted] for s, c in zip(self.shards, self.chosen, strict=True)]
+        return replace(self, chosen=tuple(kept))
+
+    @property
+    def groups(self) -> Sequence[int]:
+        """Samples of each shard."""
+        return [len(c) for c in self.chosen]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.groups)
+
+    def _find(self, index: int) -> tuple[ShardIndex, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}; allowed: 0 to {len(self) - 1}.")
+        at = int(np.searchsorted(self._ends, index, side="right"))
+        rows = self.chosen[at]
+        return self.shards[at], int(rows[index - (int(self._ends[at]) - len(rows))])
+
+    def name(self, index: int) -> str:
+        """Shard and key."""
+        shard, row = self._find(index)
+        return f"{shard.path.name}/{shard.columns['keys'][row].decode()}"
+
+    def kind(self, index: int) -> Kind:
+        """Clip or image."""
+        shard, row = self._find(index)
+        return "image" if shard.columns["kinds"][row] else "video"
+
+    def caption(self, index: int) -> str:
+        """Its text.
+
+        Raises:
+            BrokenSampleError: the text cannot be read.
+        """
+        shard, row = self._find(index)
+        columns = shard.columns
+        data = self._bytes(shard, int(columns["text_offsets"][row]), int(columns["text_sizes"][row]))
+        try:
+            text = data.decode("utf-8-sig")
+            if columns["text_endings"][row] == b".json":
+                entries = json.loads(text)
+                text = next(entries[k] for k in ("caption", "text") if isinstance(entries.get(k), str))
+        except (ValueError, AttributeError, StopIteration) as error:
+            raise BrokenSampleError(f"no caption: its text cannot be read ({error or 'no caption in it'})") from error
+        if not text.strip():
+            raise BrokenSampleError("no caption: its text is empty")
+        return text.strip()
+
+    def stamp(self, index: int) -> str:
+        """Of the shard: size and time; of the sample: where it lies."""
+        shard, row = self._find(index)
+        status = shard.path.stat()
+        place = (int(shard.columns[c][row]) for c in ("offsets", "sizes"))
+        return ":".join(map(str, (status.st_size, status.st_mtime_ns, *place)))
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the video or image."""
+        return hashlib.sha256(self._media(index)).hexdigest()
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        """Decode one sample, ``uint8 [F, H, W, 3]`` (F 1 for images).
+
+        Raises:
+            BrokenSampleError: it cannot be used.
+        """
+        caption, data = self.caption(index), self._media(index)
+        image = self.kind(index) == "image"
+        decoded = decode_image(data, self.sampling) if image else decode_video(data, self.sampling, rng)
+        return Sample(name=self.name(index), values=torch.from_numpy(decoded), caption=caption)
+
+    def _media(self, index: int) -> bytes:
+        shard, row = self._find(index)
+        return self._bytes(shard, int(shard.columns["offsets"][row]), int(shard.columns["sizes"][row]))
+
+    @staticmethod
+    def _bytes(shard: ShardIndex, offset: int, size: int) -> bytes:
+        try:
+            data = _read(shard.path, offset, size)
+        except OSError as error:
+            raise BrokenSampleError(f"damaged shard: {error}") from error
+        if len(data) < size:
+            raise BrokenSampleError("cut off: the shard ends before it")
+        return data
