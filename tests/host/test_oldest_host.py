@@ -1,5 +1,6 @@
-"""The oldest ComfyUI that the pack supports: nodes load and a video is made."""
+"""The oldest ComfyUI that the pack supports: nodes load and videos are made, from text and from depth."""
 
+import json
 import re
 
 import setup
@@ -12,10 +13,14 @@ def test_oldest_host_is_the_one_that_pyproject_names():
     assert from_pyproject and from_pyproject[1] == setup.OLDEST_HOST
 
 
-def test_text_to_video_on_the_oldest_host(tmp_comfy, text_to_video):
+def test_videos_on_the_oldest_host(tmp_comfy, text_to_video):
     server = tmp_comfy(version=setup.OLDEST_HOST)
     assert server.get_json("/system_stats")["system"]["comfyui_version"] == setup.OLDEST_HOST
     assert "IMPORT FAILED" not in "".join(line for line in server.log().splitlines() if setup.PACK_NAME in line)
     result = server.queue(quick(text_to_video))
+    assert result.ok, result.errors
+    assert len(frames_in(server.path(result.videos[0]))) == 16
+    depth = json.loads((setup.ROOT / "workflows" / "api" / "videolcm_depth_to_video.json").read_text())
+    result = server.queue(depth)
     assert result.ok, result.errors
     assert len(frames_in(server.path(result.videos[0]))) == 16

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -34,30 +34,10 @@ from .clip_folder import ClipFolder, Missing
 from .decode import Fit, FrameSampling, Short, Start
 from .latents import fingerprint
 from .shards import ShardSet
-from .source import BrokenSampleError, Kind, Sample, SkipReport, Source
+from .source import BrokenSampleError, EncodableSource, Sample, SkipReport
 from .tokens import tokenize
 
 _OURS = re.compile(r"[0-9a-f]{24}\.safetensors(\.part)?")
-
-
-class EncodableSource(Source, Protocol):
-    """What can be cached: a `Source` that tells when a clip changed."""
-
-    @property
-    def left_out(self) -> SkipReport:
-        """Clips that cannot be used, found while scanning."""
-
-    def kind(self, index: int) -> Kind:
-        """Clip or image."""
-
-    def caption(self, index: int) -> str:
-        """Its text."""
-
-    def stamp(self, index: int) -> str:
-        """Changes when the file is written; cheap."""
-
-    def digest(self, index: int) -> str:
-        """SHA-256 of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)

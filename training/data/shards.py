@@ -116,6 +116,8 @@ def index_shard(path: Path) -> ShardIndex:
 
 def _row(key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tuple | None]:
     """The columns of a sample, or why it has none."""
+    if any(member.offset_data + member.size > end for member in parts.values()):
+        return "cut off: the shard ends before it", None
     media = [e for e in parts if e in VIDEOS | IMAGES]
     text = next((e for e in TEXTS if e in parts), None)
     if len(media) != 1:
@@ -123,8 +125,6 @@ def _row(key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tu
     if text is None:
         return f"no caption: {' '.join(parts)}", None
     picture, words = parts[media[0]], parts[text]
-    if max(picture.offset_data + picture.size, words.offset_data + words.size) > end:
-        return "cut off: the shard ends before it", None
     kind = media[0] in IMAGES
     return "", (
         key.encode(),

@@ -78,6 +78,26 @@ class SkipReport:
         return "\n".join(lines)
 
 
+class EncodableSource(Source, Protocol):
+    """What can be cached: a `Source` that tells when a clip changed."""
+
+    @property
+    def left_out(self) -> SkipReport:
+        """Clips that cannot be used, found while scanning."""
+
+    def kind(self, index: int) -> Kind:
+        """Clip or image."""
+
+    def caption(self, index: int) -> str:
+        """Its text."""
+
+    def stamp(self, index: int) -> str:
+        """Changes when the file is written; cheap."""
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the file."""
+
+
 class Order:
     """A seeded shuffle of a source that never ends: position to sample number.
 
