@@ -85,16 +85,21 @@ class DistillTask:
         """Of a batch, what each network adds to its input; this student has text only."""
         return None
 
+    def draw(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of a step: latents ``[B, 4, F, h, w]``, text ``[B, L, D]`` and which clips they are."""
+        chosen = torch.randint(len(self.data.labels), (self.options.batch,), generator=generator)
+        return self.data.latents[chosen].float(), self.contexts[self.data.labels[chosen]], chosen
+
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
-        """One distillation step on ``batch`` clips."""
+        """One distillation step."""
         o = self.options
         set_learning_rate(
             self.optimizer, warmup_stable_decay(index, o.steps, peak=o.learning_rate, warmup=20, decay=0.4)
         )
-        chosen = torch.randint(len(self.data.labels), (o.batch,), generator=generator)
-        x_0, context = self.data.latents[chosen].float(), self.contexts[self.data.labels[chosen]]
+        x_0, context, chosen = self.draw(index, generator)
         # One grid point in each of `batch` equal parts: every noise level has its share in every step.
-        grid = ((torch.arange(o.batch) + torch.rand(o.batch, generator=generator)) / o.batch * 50).long().clamp(max=49)
+        count = len(x_0)
+        grid = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 50).long().clamp(max=49)
         noise, concat = torch.randn(x_0.shape, generator=generator), self.concat(chosen, generator)
         student, teacher, target = (_Autocast(n, concat) for n in (self.student, self.teacher, self.target))
         losses, _ = self.method.loss(
