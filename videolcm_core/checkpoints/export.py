@@ -36,6 +36,7 @@ def save_safetensors(
         save_file(_apart(tensors), temporary, metadata=dict(metadata or {}))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o644)  # safetensors writes for its owner alone; a shared models folder must be readable
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
