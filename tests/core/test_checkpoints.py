@@ -138,6 +138,7 @@ def test_export_is_contiguous_and_separate(tmp_path):
 def test_a_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_safetensors({"a": torch.ones(1)}, tmp_path / "x.safetensors")
     before = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o644
     with pytest.raises(Exception):  # noqa: B017 - whatever the writer raises for metadata that is no string
         save_safetensors({"a": torch.zeros(1)}, path, {"steps": 3})  # type: ignore[dict-item]
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]

@@ -8,7 +8,6 @@ from text_workflows import video_output
 from workflow_graph import TOP, Graph, Link, Node
 from workflow_texts import CONDITION_NOTES, CONDITION_PROMPTS, REAL_FOOTAGE_PROMPT
 
-HORSE = "a_horse_jumps_up_and_down_on_snow.mp4"
 TEDDY = "a_teddy_bear_moves_to_the_side_on_a_checkered_floor.mp4"
 CHICKEN = "a_chicken_jumps_up_and_down_on_sand.mp4"
 SNOWMAN = "a_snowman_moves_to_the_side_on_grass.mp4"
@@ -101,7 +100,7 @@ def sketch_of(parts: Parts, y: int) -> Link:
 
 
 def depth_to_video() -> Graph:
-    parts = begin("depth_to_video", HORSE)
+    parts = begin("depth_to_video", SNOWMAN)
     depth = depth_of(parts, TOP)
     parts.preview(depth, 2, TOP + 200, "Depth: near is bright")
     return parts.finish(parts.apply("depth", depth, parts.positive, 3, TOP + 200), 4)
@@ -115,7 +114,7 @@ def sketch_to_video() -> Graph:
 
 
 def first_frame_to_video() -> Graph:
-    parts = begin("first_frame_to_video", SNOWMAN, used=1, prompt_column=2)
+    parts = begin("first_frame_to_video", CHICKEN, used=1, prompt_column=2)
     return parts.finish(parts.apply("first frame", parts.frames, parts.positive, 2, TOP + 200), 3)
 
 
@@ -134,7 +133,7 @@ def inpainting() -> Graph:
 
 
 def depth_sketch_first_frame() -> Graph:
-    parts = begin("depth_sketch_first_frame", HORSE)
+    parts = begin("depth_sketch_first_frame", SNOWMAN)
     depth, sketch = depth_of(parts, TOP), sketch_of(parts, TOP + 540)
     parts.preview(depth, 2, TOP + 190, "Depth", 280)
     parts.preview(sketch, 2, TOP + 790, "Sketch", 280)

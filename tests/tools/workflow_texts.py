@@ -69,11 +69,11 @@ words after the first comma of the prompt are the authors' own addition to every
 # By the workflow's name without its prefix. Prompts differ from what the clips show: the clip gives the structure, the
 # prompt everything else.
 CONDITION_PROMPTS = {
-    "depth_to_video": "a horse jumps up and down on sand",
+    "depth_to_video": "a cactus moves to the side on sand",
     "sketch_to_video": "a teddy bear moves to the side on grass",
-    "first_frame_to_video": "a snowman moves to the side on grass",
+    "first_frame_to_video": "a chicken jumps up and down on sand",
     "inpainting": "a fire hydrant jumps up and down on sand",
-    "depth_sketch_first_frame": "a horse jumps up and down on snow",
+    "depth_sketch_first_frame": "a snowman moves to the side on grass",
     "motion_transfer": "a snowman moves to the side on snow",
     "long_depth_video": "a horse spins around on sand",
 }
@@ -87,8 +87,8 @@ of the pack)."""
 CONDITION_NOTES = {
     "depth_to_video": f"""## Depth to video
 
-Press **Run**. The clip shows a horse that jumps on snow. Its depth, frame by frame, drives the video: the prompt
-asks for **sand**, the depth says where the horse is and how it jumps.
+Press **Run**. The clip shows a snowman that crosses a meadow. Its depth, frame by frame, drives the video: the
+prompt asks for **a cactus on sand**, the depth says where it is and how it moves.
 
 **Try**: another place or object in the prompt; another clip; *strength* 0.5. **1 or 2 steps** are enough for depth.
 
@@ -116,9 +116,9 @@ Sketches are **bright lines on black**. If yours is dark on white, switch on *in
 """,
     "first_frame_to_video": f"""## First frame to video
 
-Press **Run**. The video starts from one picture, here the first frame of a clip, and goes on as the prompt says.
-Look, colours and place come from the picture, the motion from the prompt; the side it moves to is the one where
-the picture leaves room.
+Press **Run**. The video takes one picture, here the first frame of a clip, and goes on as the prompt says. Look,
+colours and place come from the picture, the motion from the prompt. Where the object stands in the first frame is
+kept loosely by the embedded model: chain depth or motion to fix it.
 
 **Try**: another clip, whose first frame is then the start, with a prompt to match; another seed.
 
