@@ -67,18 +67,21 @@ def write_quality(evaluation: Path, root: Path) -> None:
     replace_section(root / "models" / "README.md", "results", text)
 
 
-def write_control(control: Path, root: Path) -> None:
+def write_control(folders: list[Path], root: Path) -> None:
     """The obedience tables, what they say about the aims, contact sheets and moving pictures."""
-    results = json.loads((control / "results.json").read_text())
+    results: dict[str, dict[str, dict[str, list[float]]]] = {}
+    sheets: list[str] = []
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
-    sheets = []
-    for setting in results:
-        key = setting.replace(" ", "-")
-        target = docs / f"control_{key.replace('-', '_')}.png"
-        shutil.copyfile(control / f"sheet-{key}.png", target)
-        sheets.append(_folded(f"{setting}: given, real, student and teacher", f"docs/{target.name}"))
-        shutil.copyfile(control / f"moving-{key}.webp", target.with_suffix(".webp"))
+    for folder in folders:
+        found = json.loads((folder / "results.json").read_text())
+        results |= found
+        for setting in found:
+            key = setting.replace(" ", "-")
+            target = docs / f"control_{key.replace('-', '_')}.png"
+            shutil.copyfile(folder / f"sheet-{key}.png", target)
+            sheets.append(_folded(f"{setting}: given, real, student and teacher", f"docs/{target.name}"))
+            shutil.copyfile(folder / f"moving-{key}.webp", target.with_suffix(".webp"))
     text = f"{evaluate_control.tables(results)}\n\n{obedience(results)}"
     replace_section(root / "README.md", "control", text + "\n\n" + "\n".join(sheets))
     replace_section(root / "models" / "README.md", "control", text)
@@ -105,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluation", type=Path, help="folder that training.evaluate wrote")
-    parser.add_argument("--control", type=Path, help="folder that training.evaluate_control wrote")
+    parser.add_argument("--control", type=Path, nargs="+", help="folders that training.evaluate_control wrote")
     parser.add_argument("--root", type=Path, default=Path("."), help="the repository")
     options = parser.parse_args(arguments)
     if options.evaluation is not None:
