@@ -18,7 +18,7 @@ CODEC: Final = "mpeg4"
 BLOCK: Final = 16
 """Pixels of a macroblock's side; the clip's border is repeated up to a multiple of it."""
 # Fine quantisation, so that vectors follow the picture and not the encoder's errors; only the first frame, and cuts,
-# stand alone (the authors' encoder also restarted every 12 frames, and those frames had no motion).
+# stand alone (by default the encoder would also restart every 12 frames, and those frames would have no motion).
 _OPTIONS: Final = {"qmin": "2", "qmax": "4", "g": "600", "bf": "0"}
 
 

@@ -54,6 +54,13 @@ def animation(clips: list[Tensor], path: Path, zoom: int = 2, fps: int = world.F
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0, quality=80)
 
 
+def compress(source: Path, target: Path) -> None:
+    """A picture as JPEG."""
+    from PIL import Image
+
+    Image.open(source).convert("RGB").save(target, quality=88)
+
+
 def condition_pictures(clips: conditions.Clips, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Conditions as videos to look at, uint8 ``[N, F, H, W, 3]`` by name."""
     shown = {}

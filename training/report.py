@@ -78,8 +78,8 @@ def write_control(folders: list[Path], root: Path) -> None:
         results |= found
         for setting in found:
             key = setting.replace(" ", "-")
-            target = docs / f"control_{key.replace('-', '_')}.png"
-            shutil.copyfile(folder / f"sheet-{key}.png", target)
+            target = docs / f"control_{key.replace('-', '_')}.jpg"
+            pictures.compress(folder / f"sheet-{key}.png", target)
             sheets.append(_folded(f"{setting}: given, real, student and teacher", f"docs/{target.name}"))
             shutil.copyfile(folder / f"moving-{key}.webp", target.with_suffix(".webp"))
     text = f"{evaluate_control.tables(results)}\n\n{obedience(results)}"
