@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,38 +63,63 @@ def noise_of(indices: range) -> tuple[Tensor, list[torch.Generator]]:
 
 
 @torch.no_grad()
+def sample_videos(
+    model: mini.AllInOne,
+    row: Row,
+    prompts: list[world.Combination],
+    indices: range,
+    encode: Callable[[Tensor], Tensor | None] | None = None,
+) -> Tensor:
+    """One batch of a row's videos; clip i starts from the noise of seed i.
+
+    Args:
+        model: student or teacher.
+        row: which, with how many steps and guidance.
+        prompts: of these clips.
+        indices: their numbers, which are their seeds.
+        encode: from the noise (for its shape) to the encoded conditions ``[B, 8, F, h, w]``; None for text alone.
+
+    Returns:
+        uint8 ``[B, F, H, W, 3]``.
+    """
+    context, uncond = model.text(tokenize([p.caption for p in prompts])), model.text(tokenize([""]))
+    noise, generators = noise_of(indices)
+    concat = None if encode is None else encode(noise)
+
+    def network(x: Tensor, t: Tensor, context: Tensor = context) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.unet(x.float(), t, context.expand(len(x), -1, -1), concat=concat).float()
+
+    def unconditional(x: Tensor, t: Tensor) -> Tensor:
+        return network(x, t, uncond)
+
+    def step_noise(x: Tensor, index: int) -> Tensor:
+        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+
+    schedule = mini.schedule()
+    if row.model == "student":
+        sampled = sample_lcm(network, noise, lcm_timesteps(row.steps), schedule, step_noise=step_noise)
+    else:
+        guided = unconditional if row.cfg != 1.0 else None
+        sampled = sample_ddim(network, noise, row.steps, schedule, guidance_scale=row.cfg, uncond_model=guided)
+    return latents.decode_clips(model.autoencoder, sampled.float())
+
+
+def batches(count: int, batch: int, name: str) -> Iterator[range]:
+    """Numbers of clips, ``batch`` at a time, with a progress bar."""
+    for start in tqdm(range(0, count, batch), desc=name, unit="batch", mininterval=5.0):
+        yield range(start, min(start + batch, count))
+
+
 def generate(model: mini.AllInOne, row: Row, prompts: list[world.Combination], batch: int = 16) -> Tensor:
     """Videos of a row, one per prompt.
 
     Returns:
         uint8 ``[N, F, H, W, 3]``.
     """
-    clips = []
-    uncond = model.text(tokenize([""]))
-    schedule = mini.schedule()
-    for start in tqdm(range(0, len(prompts), batch), desc=row.name, unit="batch", mininterval=5.0):
-        indices = range(start, min(start + batch, len(prompts)))
-        context = model.text(tokenize([prompts[i].caption for i in indices]))
-        noise, generators = noise_of(indices)
-
-        def network(x: Tensor, t: Tensor, context: Tensor = context) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return model.unet(x.float(), t, context.expand(len(x), -1, -1)).float()
-
-        def unconditional(x: Tensor, t: Tensor) -> Tensor:
-            return network(x, t, uncond)
-
-        if row.model == "student":
-
-            def step_noise(x: Tensor, index: int, generators: list[torch.Generator] = generators) -> Tensor:
-                return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
-
-            sampled = sample_lcm(network, noise, lcm_timesteps(row.steps), schedule, step_noise=step_noise)
-        else:
-            guided = unconditional if row.cfg != 1.0 else None
-            sampled = sample_ddim(network, noise, row.steps, schedule, guidance_scale=row.cfg, uncond_model=guided)
-        clips.append(latents.decode_clips(model.autoencoder, sampled.float()))
-    return torch.cat(clips)
+    return torch.cat(
+        [sample_videos(model, row, [prompts[i] for i in part], part) for part in batches(len(prompts), batch, row.name)]
+    )
 
 
 def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:

@@ -26,16 +26,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from videolcm_core.annotators.sketch import canny_edges
-from videolcm_core.sampling import sample_ddim, sample_lcm
-from videolcm_core.schedule import lcm_timesteps
 
 from . import mini, pictures
-from .data import conditions, latents, world
-from .data.tokens import tokenize
-from .evaluate import Row, cached, noise_of, reconstruction
+from .data import conditions, world
+from .evaluate import Row, batches, cached, reconstruction, sample_videos
 from .metrics import control
 from .metrics.lpips import Lpips, load_lpips, lpips
 from .metrics.raft import Raft, flow, load_raft
@@ -105,33 +101,17 @@ def generate(model: mini.AllInOne, row: Row, scenes: Scenes, given: tuple[str, .
     Returns:
         uint8 ``[N, F, H, W, 3]``.
     """
-    clips, schedule, uncond = [], mini.schedule(), model.text(tokenize([""]))
-    for start in tqdm(range(0, len(scenes.clips), batch), desc=row.name, unit="batch", mininterval=5.0):
-        indices = range(start, min(start + batch, len(scenes.clips)))
-        context = model.text(tokenize([scenes.combinations[i].caption for i in indices]))
-        noise, generators = noise_of(indices)
-        truth = scenes.clips.take(torch.tensor(list(indices)))
+    made = []
+    for part in batches(len(scenes.clips), batch, row.name):
+        truth = scenes.clips.take(torch.tensor(list(part)))
         pixels = {name: conditions.exact_condition(name, truth) for name in given}
-        concat = model.unet.encode_conditions((noise.shape[-2], noise.shape[-1]), noise.shape[2], **pixels)
 
-        def network(x: Tensor, t: Tensor, context: Tensor = context, concat: Tensor | None = concat) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return model.unet(x.float(), t, context.expand(len(x), -1, -1), concat=concat).float()
+        def encode(noise: Tensor, pixels: dict[str, Tensor] = pixels) -> Tensor | None:
+            return model.unet.encode_conditions((noise.shape[-2], noise.shape[-1]), noise.shape[2], **pixels)
 
-        def unconditional(x: Tensor, t: Tensor, network: Callable[..., Tensor] = network) -> Tensor:
-            return network(x, t, uncond)
-
-        if row.model == "student":
-
-            def step_noise(x: Tensor, index: int, generators: list[torch.Generator] = generators) -> Tensor:
-                return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
-
-            sampled = sample_lcm(network, noise, lcm_timesteps(row.steps), schedule, step_noise=step_noise)
-        else:
-            guided = unconditional if row.cfg != 1.0 else None
-            sampled = sample_ddim(network, noise, row.steps, schedule, guidance_scale=row.cfg, uncond_model=guided)
-        clips.append(latents.decode_clips(model.autoencoder, sampled.float()))
-    return torch.cat(clips)
+        prompts = [scenes.combinations[i] for i in part]
+        made.append(sample_videos(model, row, prompts, part, encode if given else None))
+    return torch.cat(made)
 
 
 @dataclass(frozen=True, kw_only=True)
