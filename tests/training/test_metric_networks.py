@@ -7,15 +7,10 @@ from torch.nn import functional
 import setup
 from training.metrics import lpips, raft, weights
 
-FOLDER = setup.ROOT / "runs" / "metrics"
-
 
 def published(name, load):
-    path = FOLDER / name
-    if not path.is_file():
-        pytest.skip(f"{name} is not here; scripts/fetch_metrics.sh fetches it")
     torch.set_num_threads(1)
-    return load(path)
+    return load(setup.metric_folder() / name)
 
 
 @pytest.fixture(scope="module")
