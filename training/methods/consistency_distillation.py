@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from videolcm_core.consistency import TIMESTEP_SCALING, consistency_function, pseudo_huber
-from videolcm_core.prediction import to_x_0
-from videolcm_core.schedule import Schedule, distillation_grid
-from videolcm_core.solvers import guided_teacher_step
+from videolcm_core.consistency import TIMESTEP_SCALING
+from videolcm_core.schedule import Schedule
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``network(x_t, t, context)``."""
+from . import parts
+from .parts import Network
 
 
 class ConsistencyDistillation:
@@ -21,6 +17,7 @@ class ConsistencyDistillation:
 
     Steps and numbers follow the authors' ``tools/train/train_videolcm_t2v_entrance.py``, lines 518-671. Whether
     dropout is on is the caller's choice, by the mode of the networks (the authors leave it on in all three).
+    Other methods are other choices of the parts, which can all be given.
     """
 
     def __init__(
@@ -30,8 +27,17 @@ class ConsistencyDistillation:
         original_steps: int = 50,
         huber_c: float = 0.001,
         timestep_scaling: float = TIMESTEP_SCALING,
+        *,
+        guidance: parts.GuidancePolicy | None = None,
+        solver: parts.Solver | None = None,
+        source: parts.TrajectorySource = parts.from_data,
+        projection: parts.Projection = parts.raw,
+        target_projection: parts.Projection | None = None,
+        distance: parts.Distance | None = None,
+        weighting: parts.Weighting = parts.uniform_weights,
+        adversary: parts.Adversary | None = None,
     ) -> None:
-        """Set up the grid.
+        """Compose the method.
 
         Args:
             schedule: Its dtype is the precision of the solver; the authors use float64.
@@ -39,12 +45,34 @@ class ConsistencyDistillation:
             original_steps: Intervals that the teacher steps over.
             huber_c: Width of the quadratic part of the loss, in latent units.
             timestep_scaling: See `consistency.boundary_scalings`.
+            guidance: Of the teacher; None is a fixed w of 9.
+            solver: Of the teacher; None is DDIM with guidance.
+            source: Where trajectories begin.
+            projection: Of the student's value before it is compared.
+            target_projection: Of the target's; None is the same.
+            distance: Between the two; None is pseudo-Huber with ``huber_c``.
+            weighting: Of the intervals.
+            adversary: Adds its loss; None adds none.
         """
         self.schedule = schedule
-        self.prediction = prediction
-        self.huber_c = huber_c
-        self.timestep_scaling = timestep_scaling
-        self.grid, self.grid_prev = distillation_grid(original_steps, schedule.num_timesteps)
+        self.parameterization = parts.Parameterization(schedule, prediction)
+        self.timesteps = parts.TimestepGrid.ddim(original_steps, schedule.num_timesteps)
+        self.boundary = parts.Boundary(timestep_scaling=timestep_scaling)
+        self.guidance = guidance or parts.FixedGuidance(9.0)
+        self.solver = solver or parts.GuidedDDIM(schedule, prediction)
+        self.source, self.weighting, self.adversary = source, weighting, adversary
+        self.projection, self.target_projection = projection, target_projection or projection
+        self.distance = distance or parts.PseudoHuber(huber_c)
+
+    @property
+    def grid(self) -> Tensor:
+        """Timesteps that the student is trained at, long ``[N]``."""
+        return self.timesteps.t
+
+    @property
+    def grid_prev(self) -> Tensor:
+        """Timesteps that the teacher steps to, long ``[N]``."""
+        return self.timesteps.t_prev
 
     def loss(
         self,
@@ -56,7 +84,8 @@ class ConsistencyDistillation:
         uncond_context: Tensor,
         index: Tensor | None = None,
         noise: Tensor | None = None,
-        w: Tensor | float = 9.0,
+        w: Tensor | float | None = None,
+        source_uniform: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of one batch; gradients reach the student only.
 
@@ -69,41 +98,39 @@ class ConsistencyDistillation:
             uncond_context: Empty or negative prompt, ``[1, L, D]`` or ``[B, L, D]``.
             index: Interval of each sample, long ``[B]`` in [0, original_steps); None draws uniformly.
             noise: Gaussian noise like ``x_0``; None draws it.
-            w: Guidance above the conditional prediction; a scale of ``1 + w`` in ``u + g (c - u)``.
+            w: Guidance above the conditional prediction, a scale of ``1 + w`` in ``u + g (c - u)``; None asks the
+                policy.
+            source_uniform: Numbers ``[B]`` in [0, 1) for the trajectory source; None draws them.
 
         Returns:
             Losses ``[B]``, and the tensors along the way by name.
         """
-        batch = x_0.shape[0]
+        uniform = torch.rand(len(x_0), device=x_0.device) if source_uniform is None else source_uniform
         if index is None:
-            index = torch.randint(len(self.grid), (batch,), device=x_0.device)
+            index = torch.randint(len(self.grid), (len(x_0),), device=x_0.device)
         noise = torch.randn_like(x_0) if noise is None else noise
-        t, t_prev = (grid.to(x_0.device)[index] for grid in (self.grid, self.grid_prev))
-        x_t = self.schedule.add_noise(x_0, noise, t)
+        w = self.guidance(uniform) if w is None else w
+        x_0 = self.source(student, x_0, noise, context, uniform)
+        t, t_prev = self.timesteps.at(index)
+        pair = parts.Pair(x_0=x_0, noise=noise, x_t=self.schedule.add_noise(x_0, noise, t), t=t, t_prev=t_prev)
 
-        student_output = student(x_t, t, context)
-        pred_x_0, prediction = self._consistent(student_output, x_t, t)
+        student_output = student(pair.x_t, t, context)
+        pred_x_0 = self.parameterization.x_0(student_output, pair.x_t, t)
+        prediction = self.boundary(pred_x_0, pair.x_t, t)
         with torch.no_grad():
-            # Prompt and negative prompt in one batch: one call of the teacher.
-            both = torch.cat([context, uncond_context.expand(batch, -1, -1)])
-            cond_output, uncond_output = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-            step = guided_teacher_step(cond_output, uncond_output, x_t, t, t_prev, self.schedule, w, self.prediction)
-            x_prev = step.x_prev.to(x_0.dtype)
-            target_output = target(x_prev, t_prev, context)
-            target_pred_x_0, goal = self._consistent(target_output, step.x_prev, t_prev)
+            x_prev, along = self.solver(teacher, pair, context, uncond_context, w)
+            target_output = target(x_prev.to(x_0.dtype), t_prev, context)
+            target_pred_x_0 = self.parameterization.x_0(target_output, x_prev, t_prev)
+            goal = self.boundary(target_pred_x_0, x_prev, t_prev)
+            projected_goal = self.target_projection(goal)
 
-        losses = pseudo_huber(prediction, goal, self.huber_c)
-        along = {
-            "t": t, "t_prev": t_prev, "x_t": x_t, "student_output": student_output, "pred_x_0": pred_x_0,
-            "prediction": prediction, "cond_output": cond_output, "uncond_output": uncond_output,
-            "cond_pred_x_0": step.cond_pred_x_0, "uncond_pred_x_0": step.uncond_pred_x_0,
-            "teacher_pred_x_0": step.pred_x_0, "teacher_pred_eps": step.pred_eps, "x_prev": step.x_prev,
-            "target_output": target_output, "target_pred_x_0": target_pred_x_0, "target": goal,
+        losses = self.distance(self.projection(prediction), projected_goal)
+        losses = self.weighting(index, len(self.grid)) * losses
+        if self.adversary is not None:
+            losses = losses + self.adversary.generator_loss(pred_x_0, context)
+        along |= {
+            "t": t, "t_prev": t_prev, "x_t": pair.x_t, "student_output": student_output, "pred_x_0": pred_x_0,
+            "prediction": prediction, "target_output": target_output, "target_pred_x_0": target_pred_x_0,
+            "target": goal,
         }  # fmt: skip
         return losses, along
-
-    def _consistent(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean latents implied by an output, and the consistency function's value."""
-        alpha, sigma = self.schedule.alpha_t(t), self.schedule.sigma_t(t)
-        pred_x_0 = to_x_0(self.prediction, model_output, x_t, alpha, sigma)
-        return pred_x_0, consistency_function(pred_x_0, x_t, t, timestep_scaling=self.timestep_scaling)

@@ -1,0 +1,1 @@
+"""What every training method shares: processes, random numbers, files, memory, networks that follow, progress."""
