@@ -57,6 +57,11 @@ def load_autoencoder(path: Path) -> TinyAutoencoder:
     return model.train(False).requires_grad_(False).channels_last()
 
 
+def read_autoencoder(path: Path) -> TinyAutoencoder:
+    """The autoencoder out of a training checkpoint or an all-in-one file, told by the suffix."""
+    return load_all_in_one(path).autoencoder if path.suffix == ".safetensors" else load_autoencoder(path)
+
+
 def latent_rgb(latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[float]]:
     """Least-squares map from a latent cell to the mean colour of its 8 x 8 pixels, for cheap previews.
 

@@ -94,6 +94,11 @@ class TinyAutoencoder(nn.Module):
         for block in self._costly_blocks():
             block.bypassed = not grown
 
+    def grow_decoder(self) -> None:
+        """Take in the decoder's costly blocks alone: the latents of the encoder stay what they are."""
+        for block in (self.taesd_decoder[15], self.taesd_decoder[18]):
+            block.bypassed = False
+
     def skip_idle_blocks(self) -> None:
         """Pass around the costly blocks if they were never grown: the same numbers in half the time."""
         for block in self._costly_blocks():
