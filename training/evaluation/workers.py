@@ -1,0 +1,239 @@
+"""Chunks of clips, sampled and measured by worker processes; every chunk is a file, so that nothing is done twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import mini
+from ..loop import save_atomically
+from .measures import MEASURES, Chunk
+from .models import file_hash, load_model
+from .sampling import Stopwatch, held_out_prompts, reconstruct, sample_videos
+from .sources import HeldOut, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a worker needs to know.
+
+    Attributes:
+        out: folder of the caches.
+        corpus: rendered corpus.
+        weights: file of each measure's network, by `Measure.weights`.
+        device: of the sampled networks; measures run beside the CPU's clips.
+        threads: of a worker. One: two workers of one thread do more than one worker of two.
+    """
+
+    out: Path
+    corpus: Path
+    weights: dict[str, Path] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+
+
+class Workshop:
+    """One worker's networks and data, read when first needed."""
+
+    def __init__(self, setup: Setup) -> None:
+        torch.set_num_threads(setup.threads)
+        self.setup, self.held_out = setup, HeldOut(setup.corpus)
+        self._models: dict[tuple[Path | None, Path | None], mini.AllInOne] = {}
+        self._judges: dict[str, Any] = {}
+
+    def model(self, source: Source) -> mini.AllInOne:
+        """The network of a source."""
+        key = (source.weights, source.parts)
+        if key not in self._models:
+            assert source.weights is not None
+            self._models = {key: load_model(source.weights, source.parts, self.setup.device)}
+        return self._models[key]
+
+    def judge(self, name: str) -> Any:
+        """The network of a measure."""
+        measure = MEASURES[name]
+        if measure.weights and name not in self._judges:
+            self._judges[name] = measure.load(self.setup.weights[measure.weights])
+        return self._judges.get(name)
+
+    def videos(self, source: Source, chunk: range) -> Tensor:
+        """Clips of a chunk, made when they are not on disk; uint8 ``[n, F, H, W, 3]``."""
+        if source.kind == "real":
+            return self.held_out.videos(chunk)
+        path = chunk_path(source.folder(self.setup.out), "clips", chunk)
+        if not path.exists():
+            watch = Stopwatch()
+            save_atomically({"value": self._make(source, chunk, watch), "seconds": watch.seconds}, path)
+        return torch.load(path, weights_only=True)["value"]
+
+    def _make(self, source: Source, chunk: range, watch: Stopwatch) -> Tensor:
+        model = self.model(source)
+        if source.kind == "autoencoded":
+            return reconstruct(model, self.held_out.videos(chunk))
+        assert source.row is not None
+        prompts = held_out_prompts(source.clips)[chunk.start : chunk.stop]
+        if not source.given:
+            return sample_videos(model, source.row, prompts, chunk, watch=watch)
+        pixels = self.held_out.given(source.given, chunk)
+
+        def encode(noise: Tensor) -> Tensor | None:
+            on_device = {name: value.to(noise.device) for name, value in pixels.items()}
+            return model.unet.encode_conditions((noise.shape[-2], noise.shape[-1]), noise.shape[2], **on_device)
+
+        return sample_videos(model, source.row, prompts, chunk, encode, watch)
+
+    def measure(self, source: Source, chunk: range, name: str) -> None:
+        """The numbers of one measure of a chunk, on disk afterwards."""
+        path = chunk_path(source.folder(self.setup.out), measure_key(name, self.setup), chunk)
+        if path.exists():
+            return
+        videos = self.videos(source, chunk)
+        partners = self._partners(source, chunk) if MEASURES[name].pairs else None
+        prompts = held_out_prompts(source.clips)[chunk.start : chunk.stop]
+        rows = MEASURES[name].rows(self.judge(name), Chunk(videos=videos, prompts=prompts, partners=partners))
+        save_atomically({"value": rows}, path)
+
+    def _partners(self, source: Source, chunk: range) -> Tensor | None:
+        """Clips of the same prompts from the next seeds; each clip is in one pair."""
+        period = len(self.held_out.unseen)
+        other = range(chunk.start + period, chunk.stop + period)
+        if chunk.start // period % 2 or period % len(chunk) or other.stop > source.clips:
+            return None
+        return self.videos(source, other)
+
+
+def chunk_path(folder: Path, key: str, chunk: range) -> Path:
+    """File of a chunk."""
+    return folder / f"{key}_{chunk.start:06d}.pt"
+
+
+def measure_key(name: str, setup: Setup) -> str:
+    """Name of a measure's files: other weights or settings are other files."""
+    measure = MEASURES[name]
+    known = "".join(f"-{k}{v}" for k, v in measure.settings.items())
+    return name + known + (f"-{_hash(setup.weights[measure.weights])}" if measure.weights else "")
+
+
+_HASHES: dict[tuple[Path, float], str] = {}
+
+
+def _hash(path: Path) -> str:
+    if path.is_dir():
+        path = max(path.iterdir(), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    key = (path, path.stat().st_mtime)
+    if key not in _HASHES:
+        _HASHES[key] = file_hash(path)[:8]
+    return _HASHES[key]
+
+
+_workshop: Workshop | None = None
+
+
+def _open_workshop(setup: Setup) -> None:
+    global _workshop
+    _workshop = Workshop(setup)
+
+
+def _work(source: Source, chunk: range, names: tuple[str, ...]) -> int:
+    assert _workshop is not None
+    if not names:
+        _workshop.videos(source, chunk)
+    for name in names:
+        _workshop.measure(source, chunk, name)
+    return len(chunk)
+
+
+class Workers:
+    """Runs chunks in ``count`` processes; one runs them in this process. The results are the same."""
+
+    def __init__(self, setup: Setup, pool: ProcessPoolExecutor | None) -> None:
+        self.setup, self.pool = setup, pool
+
+    def run(self, source: Source, names: Sequence[str]) -> None:
+        """Make and measure every chunk of a source that is not on disk yet."""
+        # A pair's second clip may be another worker's: it must be there before pairs are measured.
+        together = tuple(n for n in names if not MEASURES[n].pairs)
+        self._pass(source, together)
+        if pairs := tuple(n for n in names if MEASURES[n].pairs):
+            self._pass(source, pairs)
+
+    def _pass(self, source: Source, names: tuple[str, ...]) -> None:
+        folder = source.folder(self.setup.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = [measure_key(n, self.setup) for n in names] + (["clips"] if source.kind != "real" else [])
+        waiting = [c for c in source.chunks if not all(chunk_path(folder, k, c).exists() for k in keys)]
+        if not waiting:
+            return
+        what = f"{source.name}: {', '.join(names) or 'clips'}"
+        done = source.clips - sum(len(c) for c in waiting)
+        with tqdm(total=source.clips, initial=done, desc=what, unit="clip", mininterval=5.0) as bar:
+            for count in self._finished(source, waiting, names):
+                bar.update(count)
+
+    def _finished(self, source: Source, chunks: list[range], names: tuple[str, ...]) -> Iterator[int]:
+        if self.pool is None:
+            for chunk in chunks:
+                yield _work(source, chunk, names)
+            return
+        futures: list[Future[int]] = [self.pool.submit(_work, source, chunk, names) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def rows(self, source: Source, name: str) -> Tensor:
+        """Numbers of all clips of a source, ``[clips, ...]``."""
+        key, folder = measure_key(name, self.setup), source.folder(self.setup.out)
+        return torch.cat([torch.load(chunk_path(folder, key, c), weights_only=True)["value"] for c in source.chunks])
+
+    def clips(self, source: Source, count: int) -> Tensor:
+        """The first clips of a source, uint8 ``[count, F, H, W, 3]``."""
+        folder = source.folder(self.setup.out)
+        chunks = [c for c in source.chunks if c.start < count]
+        if source.kind == "real":
+            return HeldOut(self.setup.corpus).videos(range(min(count, source.clips)))
+        found = [torch.load(chunk_path(folder, "clips", c), weights_only=True)["value"] for c in chunks]
+        return torch.cat(found)[:count]
+
+    def seconds(self, source: Source) -> dict[str, float]:
+        """Median seconds a clip of each stage, as sampled here (``CHUNK`` clips at once)."""
+        if source.kind != "cell":
+            return {}
+        folder = source.folder(self.setup.out)
+        parts = [torch.load(chunk_path(folder, "clips", c), weights_only=True)["seconds"] for c in source.chunks]
+        sizes = [len(c) for c in source.chunks]
+        return {
+            stage: float(torch.tensor([p[stage] / n for p, n in zip(parts, sizes, strict=True)]).median())
+            for stage in ("text", "network", "decode")
+        }
+
+
+@contextmanager
+def open_workers(setup: Setup, count: int) -> Iterator[Workers]:
+    """Start the processes; end them, unfinished chunks dropped, when the block is left.
+
+    Args:
+        setup: of each.
+        count: processes; one works in this process, with ``setup.threads`` threads.
+    """
+    if count <= 1:
+        _open_workshop(setup)
+        yield Workers(setup, None)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_open_workshop, initargs=(setup,))
+    try:
+        yield Workers(setup, pool)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
