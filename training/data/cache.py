@@ -16,62 +16,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from safetensors.torch import save
-from torch import Tensor
 from tqdm import tqdm
 
 from videolcm_core.models.text_encoder import START, TextEncoder
 
-from .. import mini
 from .cache_files import EMPTY, INDEX, IndexWriter, read_file, read_index, write_atomically
 from .clip_folder import ClipFolder, Missing
 from .decode import Fit, FrameSampling, Short, Start
-from .latents import fingerprint
+from .encoders import Encoders, chosen_encoders
 from .shards import ShardSet
 from .source import BrokenSampleError, EncodableSource, Sample, SkipReport
 from .tokens import tokenize
 
 _OURS = re.compile(r"[0-9a-f]{24}\.safetensors(\.part)?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoders:
-    """What makes latents and text embeddings, and what identifies it."""
-
-    parts: mini.AllInOne
-    device: torch.device
-    identity: dict[str, str]
-
-    @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> Encoders:
-        """Read an all-in-one file; the identity is that of the weights, not of the file."""
-        parts = mini.load_all_in_one(path)
-        identity = {"autoencoder": fingerprint(parts.autoencoder), "text": fingerprint(parts.text)}
-        parts.autoencoder.to(device)
-        parts.text.to(device)
-        return cls(parts=parts, device=torch.device(device), identity=identity)
-
-    @torch.no_grad()
-    def latents(self, clip: Tensor) -> Tensor:
-        """One clip, ``uint8 [F, H, W, 3]`` to ``float16 [4, F, h, w]``; numbers as `latents.encode_clips` has them.
-
-        A clip at a time, its frames being the batch: the numbers do not depend on where a killed run stopped.
-        """
-        pixels = clip.to(self.device).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            latents = self.parts.autoencoder.encode(pixels).float()
-        return latents.transpose(0, 1).half().cpu().contiguous()
-
-    @torch.no_grad()
-    def text(self, caption: str) -> Tensor:
-        """Embedding ``float16 [L, D]``."""
-        return self.parts.text(tokenize([caption]).to(self.device))[0].half().cpu().contiguous()
 
 
 @dataclass
@@ -137,11 +99,10 @@ def build(
             f"{out} holds the cache of other clips (first {next(iter(old))}). Give another folder, or delete it."
         )
     todo = [w for w in tqdm(work, desc="check", unit="clip") if not _keep(source, w, old, index, out, report)]
-    text = lru_cache(4096)(encoders.text)
     bar = tqdm(_decoded(source, todo, seed, workers, report), desc="encode", unit="clip", total=len(todo))
     try:
         for (i, take), made_from, sample in bar:
-            data = save({"latents": encoders.latents(sample.values), "text": text(sample.caption)})
+            data = save({"latents": encoders.latents(sample.values), "text": encoders.text(sample.caption)})
             name = _entry_name(source, i, take)
             file = hashlib.sha256(name.encode()).hexdigest()[:24] + ".safetensors"
             write_atomically(data, out / file)
@@ -257,7 +218,9 @@ def main(arguments: list[str] | None = None) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--clips", type=Path, help="folder of clips and images with captions")
     where.add_argument("--shards", help="WebDataset shards: a folder, or a pattern such as DIR/{000..012}.tar")
-    parser.add_argument("--start", type=Path, required=True, help="all-in-one model whose encoders are used")
+    parser.add_argument("--start", type=Path, help="all-in-one model whose encoders are used")
+    parser.add_argument("--vae", type=Path, help="Stable Diffusion's autoencoder, in place of --start")
+    parser.add_argument("--text-encoder", type=Path, help="OpenCLIP ViT-H, such as open_clip_pytorch_model.bin")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the taken frames (default 8)")
@@ -282,11 +245,12 @@ def main(arguments: list[str] | None = None) -> None:
         source = ClipFolder.scan(o.clips, sampling, o.missing_captions)
     else:
         source = ShardSet.scan(o.shards, sampling, o.out / "shards")
-    encoders = Encoders.load(o.start, o.device)
+    encoders = chosen_encoders(o.start, o.vae, o.text_encoder, o.device)
     report = build(source, sampling, encoders, o.out, takes=o.takes, seed=o.seed, workers=o.workers)
     print(report.summary(len(source) + len(source.left_out.reasons)))
     captions = sorted({entry["caption"] for entry in read_index(o.out)["entries"].values()})
-    if unknown := unknown_words(encoders.parts.text.cpu(), captions[:10_000]):
+    text = encoders.text_encoder.cpu()
+    if isinstance(text, TextEncoder) and (unknown := unknown_words(text, captions[:10_000])):
         print(f"{unknown:.0%} of the captions' words are unknown to the text encoder of {o.start.name}.")
 
 

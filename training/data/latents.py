@@ -41,7 +41,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     """Hash of a model's weights: a cache made with other weights is not used."""
     digest = hashlib.sha256()
     for value in model.state_dict().values():
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,12 +27,14 @@ class Sample:
         values: pixels ``uint8 [F, H, W, 3]``, or from a cache latents ``float16 [4, F, h, w]``.
         caption: its text.
         text: its embedding ``float16 [L, D]``, from a cache only.
+        index: its number in the source, -1 where nothing needs it.
     """
 
     name: str
     values: Tensor
     caption: str
     text: Tensor | None = None
+    index: int = -1
 
 
 class Source(Protocol):
@@ -160,7 +162,8 @@ def read_or_replace(
         name = source.name(current)
         if name not in known.reasons:
             try:
-                return source.read(current, np.random.default_rng([*seed, 0])), skipped
+                sample = source.read(current, np.random.default_rng([*seed, 0]))
+                return (sample if sample.index >= 0 else replace(sample, index=current)), skipped
             except BrokenSampleError as error:
                 known.add(name, str(error))
         skipped.append((name, known.reasons[name]))

@@ -46,18 +46,19 @@ def _byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(others)]
 
 
-def tokenize(texts: list[str]) -> Tensor:
+def tokenize(texts: list[str], pad: int = END) -> Tensor:
     """Texts to CLIP ids: start, words, end, padded with end; cut at 77.
 
     Args:
         texts: prompts.
+        pad: id after the end: CLIP's is the end token, OpenCLIP's 0.
 
     Returns:
         long ``[B, 77]``.
     """
-    out = torch.full((len(texts), LENGTH), END, dtype=torch.long)
+    out = torch.full((len(texts), LENGTH), pad, dtype=torch.long)
     for row, text in zip(out, texts, strict=True):
-        ids = [START, *_tokenizer().encode(text).ids[: LENGTH - 2]]
+        ids = [START, *_tokenizer().encode(text).ids[: LENGTH - 2], END]
         row[: len(ids)] = torch.tensor(ids)
     return out
 

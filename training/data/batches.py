@@ -1,0 +1,240 @@
+"""The batch of every step, from whatever data: `open_batches` is the one entry.
+
+The global batch of a step is a pure function of (seed, step). Its samples are numbered from 0; a rank asks for its
+range of numbers, so that N processes draw together exactly what one process draws alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .encoders import Encoders, token_row
+from .mixing import Ratio
+from .source import Kind, Order, Sample, SkipReport, Source, read_or_replace
+
+UNKNOWN_TOKEN = 0  # CLIP id 0, "!": hardly in captions, so that a small text encoder reads it as an unknown word
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One process's part of a step's batch.
+
+    Attributes:
+        latents: float32 ``[B, 4, F, h, w]``, F 1 for images.
+        context: text embeddings float32 ``[B, L, D]``, or token ids long ``[B, 77]``.
+        images: whether this is a step of images.
+        extra: ``captions`` (B texts), ``names``, and ``index`` long ``[B]``, each one's number in its source.
+    """
+
+    latents: Tensor
+    context: Tensor
+    images: bool
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Batches(Protocol):
+    """Batches by step."""
+
+    skipped: SkipReport
+
+    def size(self, step: int) -> int:
+        """Samples of a step, of all processes together: steps of images have more."""
+
+    def images(self, step: int) -> bool:
+        """Whether a step trains on images."""
+
+    def uncond_context(self, text: str = "") -> Tensor:
+        """Context without a prompt (or with a negative one), in the form of `Batch.context`: ``[1, ...]``."""
+
+    def batch(self, step: int, samples: range) -> Batch:
+        """Some samples of a step's batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How a step's batch is drawn.
+
+    Attributes:
+        batch: clips of a step, of all processes together.
+        image_batch: images of a step, of all processes together.
+        ratio: images to clips, the paper's 1 : 3.
+        seed: of shuffles and draws.
+        ids: contexts are token ids, to train a text encoder with.
+        drop_text: probability that a sample's text is left out, for guidance.
+        unknown_words: probability that a token becomes the unknown one; with ``ids`` only.
+        workers: threads that read samples.
+        read_ahead: steps that are read before they are asked for.
+    """
+
+    batch: int = 4
+    image_batch: int = 16
+    ratio: Ratio = Ratio()
+    seed: int = 0
+    ids: bool = False
+    drop_text: float = 0.0
+    unknown_words: float = 0.0
+    workers: int = 2
+    read_ahead: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.image_batch) < 1:
+            raise ValueError(f"the batches are {self.batch} and {self.image_batch}; allowed: 1 or more.")
+        for name in ("drop_text", "unknown_words"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}; allowed: 0 to 1.")
+        if self.workers < 0 or self.read_ahead < 0:
+            raise ValueError(f"workers is {self.workers}, read_ahead {self.read_ahead}; allowed: 0 or more.")
+
+
+class SourceBatches:
+    """Batches of sources of clips and images.
+
+    Args:
+        videos: clips; pixels are encoded when they are read, latents taken as they are.
+        images: images, or `mixing.SingleFrames` of clips.
+        options: sizes, ratio and draws.
+        encoders: for pixels, and for captions without embedding.
+        empty_text: embedding of no text ``[L, D]``, where there are no encoders.
+    """
+
+    def __init__(
+        self,
+        videos: Source,
+        images: Source,
+        options: BatchOptions,
+        encoders: Encoders | None = None,
+        empty_text: Tensor | None = None,
+    ) -> None:
+        self.options, self.encoders, self._empty = options, encoders, empty_text
+        self.sources: dict[Kind, Source] = {}
+        shares: tuple[tuple[Kind, Source, int], ...] = (
+            ("video", videos, options.ratio.clips), ("image", images, options.ratio.images),
+        )  # fmt: skip
+        for kind, source, share in shares:
+            if share and not len(source):
+                raise ValueError(
+                    f"there is no {kind} to draw from, and the ratio asks for {share} steps of them. Add some, or set "
+                    "that part of the ratio to 0."
+                )
+            if share:
+                self.sources[kind] = source
+        self.orders = {k: Order(s.groups, options.seed + (k == "image")) for k, s in self.sources.items()}
+        self.skipped = SkipReport()
+        self._known: dict[Kind, SkipReport] = {k: SkipReport() for k in self.sources}
+        self._locks = {k: threading.Lock() for k in self.sources}
+        self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
+        self._ahead: dict[tuple[int, range], list[Future[Sample]]] = {}
+
+    def images(self, step: int) -> bool:
+        """Whether a step trains on images."""
+        return self.options.ratio.kind(step) == "image"
+
+    def size(self, step: int) -> int:
+        """Samples of a step, of all processes together."""
+        return self.options.image_batch if self.images(step) else self.options.batch
+
+    def uncond_context(self, text: str = "") -> Tensor:
+        """Context without a prompt, or with a negative one: ``[1, L, D]``, or ids ``[1, 77]``.
+
+        Raises:
+            ValueError: a negative prompt, and nothing to encode it.
+        """
+        if self.options.ids:
+            return token_row(text)[None]
+        if self.encoders is not None:
+            return self.encoders.text(text).float()[None]
+        if text or self._empty is None:
+            raise ValueError(
+                f"there is no text encoder for the negative prompt {text!r}; allowed: no negative prompt. Give the "
+                "encoders (--vae, --text-encoder, or a teacher's all-in-one file)."
+            )
+        return self._empty.float()[None]
+
+    def batch(self, step: int, samples: range) -> Batch:
+        """Some samples of a step's batch.
+
+        Args:
+            step: from 0.
+            samples: of the step's `size` numbers those that are wanted; read ahead for the steps that follow.
+
+        Raises:
+            ValueError: a number beyond the step's size, or no sample can be used.
+        """
+        if samples and not 0 <= min(samples) <= max(samples) < self.size(step):
+            raise ValueError(f"samples {samples} of step {step}; allowed: 0 to {self.size(step) - 1}.")
+        read = self._take(step, samples)
+        # A step of another kind has another size; a process's share of it is taken to be the same.
+        start, stop = (edge / self.size(step) for edge in (samples.start, samples.stop))
+        for later in range(step + 1, step + 1 + self.options.read_ahead if self._pool else step):
+            size = self.size(later)
+            self._submit(later, range(round(start * size), round(stop * size), samples.step))
+        return self._batch(step, samples, read)
+
+    def _take(self, step: int, samples: range) -> list[Sample]:
+        if self._pool is None:
+            return [self._read(step, number) for number in samples]
+        self._submit(step, samples)
+        futures = self._ahead.pop((step, samples))
+        for key in [k for k in self._ahead if k[0] <= step]:  # read for nothing: the run was set to another step
+            for future in self._ahead.pop(key):
+                future.cancel()
+        return [future.result() for future in futures]
+
+    def _submit(self, step: int, samples: range) -> None:
+        if (step, samples) not in self._ahead:
+            assert self._pool is not None
+            self._ahead[step, samples] = [self._pool.submit(self._read, step, number) for number in samples]
+
+    def _read(self, step: int, number: int) -> Sample:
+        """A sample of a step; one that is broken is replaced by another, the same in every run."""
+        kind, source = self.options.ratio.kind(step), self.sources[self.options.ratio.kind(step)]
+        position = self.options.ratio.before(step) * self.size(step) + number
+        with self._locks[kind]:  # the order keeps one epoch
+            wanted = self.orders[kind][position]
+        seed = (self.options.seed, int(kind == "image"), position)
+        sample, passed = read_or_replace(source, wanted, seed, self._known[kind])
+        for name, reason in passed:
+            self.skipped.add(name, reason)
+        return sample
+
+    def _batch(self, step: int, samples: range, read: Sequence[Sample]) -> Batch:
+        o, captions = self.options, []
+        contexts, latents = [], []
+        for number, sample in zip(samples, read, strict=True):
+            rng = np.random.default_rng([o.seed, step, number, 7])
+            dropped = rng.random() < o.drop_text
+            caption = "" if dropped else sample.caption
+            captions.append(caption)
+            contexts.append(self._context(caption, None if dropped else sample.text, rng))
+            latents.append(self._latents(sample))
+        extra = {
+            "captions": tuple(captions),
+            "names": tuple(s.name for s in read),
+            "index": torch.tensor([s.index for s in read]),
+        }
+        return Batch(latents=torch.stack(latents), context=torch.stack(contexts), images=self.images(step), extra=extra)
+
+    def _context(self, caption: str, text: Tensor | None, rng: np.random.Generator) -> Tensor:
+        if self.options.ids:
+            ids = token_row(caption)
+            hidden = torch.from_numpy(rng.random(len(ids)) < self.options.unknown_words) & (ids < 49406)
+            return ids.masked_fill(hidden, UNKNOWN_TOKEN)
+        return self.uncond_context(caption)[0] if text is None else text.float()
+
+    def _latents(self, sample: Sample) -> Tensor:
+        if sample.values.dtype != torch.uint8:
+            return sample.values.float()
+        if self.encoders is None:
+            raise ValueError(
+                f"{sample.name} are pixels and there is no autoencoder; needed to train on clips without a cache. Give "
+                "a teacher's all-in-one file, or --vae and --text-encoder."
+            )
+        return self.encoders.latents(sample.values).float()

@@ -1,0 +1,214 @@
+"""From what the user named (corpus, clips, shards, cache) to the `Batches` of a run: one entry, `open_batches`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..teachers import Teacher
+from . import cache, captions
+from .batches import BatchOptions, SourceBatches
+from .cache_files import CachedClips
+from .clip_folder import ClipFolder, Missing
+from .corpus_clips import WHOLE, CorpusClips, vocabulary
+from .decode import FrameSampling
+from .encoders import Encoders
+from .mixing import SingleFrames
+from .shards import ShardSet
+from .source import BrokenSampleError, EncodableSource
+from .tokens import vocabulary_of
+
+VOCABULARY_CAPTIONS = 100_000  # beyond this many captions, new words are rare
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What to train on; one of ``corpus``, ``clips``, ``shards``, or ``cache`` alone.
+
+    Attributes:
+        corpus: folder of the rendered corpus.
+        clips: folder of clips and images with captions.
+        shards: WebDataset shards, a folder or a pattern.
+        cache: folder for latents and embeddings of ``clips`` or ``shards``, made or brought up to date first; alone,
+            a cache that is there. None encodes on the fly.
+        sampling: frames, rate and size; None takes the teacher's.
+        missing_captions: clips without caption stop the run, or are left out.
+        vary_captions: shortened captions of the corpus too, as a teacher is trained on.
+        takes: random parts of each clip in a cache.
+        vae: Stable Diffusion's autoencoder, where the teacher's file has none.
+        text_encoder: OpenCLIP's text encoder, where the teacher's file has none.
+    """
+
+    corpus: Path | None = None
+    clips: Path | None = None
+    shards: str | None = None
+    cache: Path | None = None
+    sampling: FrameSampling | None = None
+    missing_captions: Missing = "error"
+    vary_captions: bool = False
+    takes: int = 1
+    vae: Path | None = None
+    text_encoder: Path | None = None
+
+    def __post_init__(self) -> None:
+        named = [n for n in ("corpus", "clips", "shards") if getattr(self, n) is not None]
+        if len(named) > 1 or (not named and self.cache is None):
+            raise ValueError(
+                f"data: got {' and '.join(f'--{n}' for n in named) or 'none'}; allowed: one of --corpus, --clips and "
+                "--shards, or --cache alone. Name one."
+            )
+        if self.corpus is not None and self.cache is not None:
+            raise ValueError("data: got --corpus and --cache; the corpus keeps its own cache. Leave --cache out.")
+        if (self.vae is None) != (self.text_encoder is None):
+            raise ValueError("data: --vae and --text-encoder belong together. Give both, or neither.")
+
+
+class NoText(nn.Module):
+    """In place of a text encoder where one is only being trained: embeddings without tokens."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Long ``[B, 77]`` to ``[B, 0, 0]``."""
+        return torch.zeros(len(ids), 0, 0)
+
+
+def open_batches(
+    spec: DataSpec,
+    options: BatchOptions,
+    teacher: Teacher | None = None,
+    *,
+    autoencoder: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+) -> SourceBatches:
+    """Open the data of a run.
+
+    Args:
+        spec: what to train on.
+        options: sizes and draws of the batches.
+        teacher: its encoders and its clips' size are taken; None where a text encoder is trained too.
+        autoencoder: where there is no teacher.
+        device: where to encode.
+
+    Raises:
+        FileNotFoundError: a folder, shard or cache is not there.
+        ValueError: empty data, a cache of other encoders, a missing encoder, text of another width.
+    """
+    encoders = _encoders(spec, teacher, autoencoder, device, options)
+    if spec.corpus is not None:
+        assert encoders is not None
+        shares = captions.CLIPS if spec.vary_captions else WHOLE
+        corpus = CorpusClips.open(spec.corpus, encoders.autoencoder, shares)
+        frames = replace(corpus, single=True, shares=captions.FRAMES if spec.vary_captions else WHOLE)
+        batches = SourceBatches(corpus, frames, options, encoders)
+    else:
+        source = open_source(spec, teacher, options, encoders)
+        empty = source.empty_text if isinstance(source, CachedClips) else None
+        videos, images = source.only("video"), source.only("image")
+        if not len(videos) and options.ratio.clips:
+            raise ValueError(f"{_where(spec)} holds images only; add clips, or train on images alone (clips 0).")
+        batches = SourceBatches(videos, images if len(images) else SingleFrames(videos), options, encoders, empty)
+        if not isinstance(source, CachedClips):
+            batches.skipped.reasons.update(source.left_out.reasons)
+    if teacher is not None and not options.ids:
+        _check_width(batches.uncond_context(), teacher, spec)
+    return batches
+
+
+def open_source(
+    spec: DataSpec, teacher: Teacher | None, options: BatchOptions, encoders: Encoders | None
+) -> ClipFolder | ShardSet | CachedClips:
+    """Clips, shards, or their cache, which is brought up to date first."""
+    sampling = spec.sampling or teacher_sampling(teacher)
+    source: ClipFolder | ShardSet
+    if spec.clips is not None:
+        source = ClipFolder.scan(spec.clips, sampling, spec.missing_captions)
+    elif spec.shards is not None:
+        source = ShardSet.scan(spec.shards, sampling, None if spec.cache is None else spec.cache / "shards")
+    else:
+        assert spec.cache is not None
+        return CachedClips.open(spec.cache, None if encoders is None else encoders.identity)
+    if spec.cache is None:
+        return source
+    if encoders is None:
+        raise ValueError(f"{_where(spec)} cannot be cached: there are no encoders. Give --vae and --text-encoder.")
+    report = cache.build(source, sampling, encoders, spec.cache, takes=spec.takes, seed=options.seed)
+    print(report.summary(len(source) + len(source.left_out.reasons)))
+    return CachedClips.open(spec.cache, encoders.identity)
+
+
+def teacher_sampling(teacher: Teacher | None) -> FrameSampling:
+    """Frames, rate and size of the clips that a teacher was trained on."""
+    if teacher is None:
+        return FrameSampling()
+    return FrameSampling(
+        frames=int(teacher.number("frames")),
+        fps=teacher.number("fps"),
+        width=int(teacher.number("width")),
+        height=int(teacher.number("height")),
+    )
+
+
+def caption_vocabulary(spec: DataSpec) -> Tensor:
+    """Sorted CLIP ids of all words in the data's captions: the vocabulary of a text encoder trained on it.
+
+    Raises:
+        FileNotFoundError: as in `open_batches`; so for ValueError.
+    """
+    return vocabulary() if spec.corpus is not None else vocabulary_of(sorted(set(all_captions(spec))))
+
+
+def all_captions(spec: DataSpec) -> Sequence[str]:
+    """The captions of clips, shards or a cache, at most `VOCABULARY_CAPTIONS`."""
+    if spec.clips is None and spec.shards is None:
+        assert spec.cache is not None
+        return [entry["caption"] for entry in CachedClips.open(spec.cache).entries][:VOCABULARY_CAPTIONS]
+    source: EncodableSource = open_source(replace(spec, cache=None), None, BatchOptions(), None)  # type: ignore[assignment]
+    return _readable(source)
+
+
+def _readable(source: EncodableSource) -> list[str]:
+    found = []
+    for index in range(min(len(source), VOCABULARY_CAPTIONS)):
+        try:
+            found.append(source.caption(index))
+        except BrokenSampleError:  # counted and named when it is read
+            continue
+    return found
+
+
+def _where(spec: DataSpec) -> str:
+    return str(spec.clips or spec.shards or spec.cache or spec.corpus)
+
+
+def _encoders(
+    spec: DataSpec,
+    teacher: Teacher | None,
+    autoencoder: nn.Module | None,
+    device: torch.device | str,
+    options: BatchOptions,
+) -> Encoders | None:
+    if spec.vae is not None and spec.text_encoder is not None:
+        return Encoders.stable_diffusion(spec.vae, spec.text_encoder, device)
+    if teacher is not None and teacher.autoencoder is not None and teacher.text is not None:
+        return Encoders.of_teacher(teacher, device)
+    if spec.clips is None and spec.shards is None and spec.corpus is None:
+        return None  # a cache has its own embeddings
+    if autoencoder is not None and options.ids:
+        return Encoders.of(autoencoder, NoText(), device)
+    name = "these clips" if teacher is None else teacher.metadata["file"]
+    raise ValueError(
+        f"{name} came without encoders, and {_where(spec)} are pixels. Give Stable Diffusion's files (--vae FILE "
+        "--text-encoder FILE), or a cache that was made with them (--cache DIR alone)."
+    )
+
+
+def _check_width(context: Tensor, teacher: Teacher, spec: DataSpec) -> None:
+    wanted, got = teacher.config.context_dim, context.shape[-1]
+    if got != wanted:
+        raise ValueError(
+            f"{_where(spec)}: its text is {got} wide; {teacher.metadata['file']} takes {wanted}. Use the text encoder "
+            "that the teacher was trained with."
+        )

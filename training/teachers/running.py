@@ -1,0 +1,50 @@
+"""Averaged weights out of the running checkpoints that this package's own commands keep."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videolcm_core.checkpoints.families import UNET_PREFIX
+
+_AVERAGES = ("average", "ema", "teacher_average", "student_average")
+
+
+def is_running_checkpoint(path: Path) -> bool:
+    """Whether a file is ``{"step": ..., "task": ...}``, as the loop saves it."""
+    if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt"):
+        return False
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        return False
+    return isinstance(content, Mapping) and isinstance(content.get("task"), Mapping)
+
+
+def running_state(path: Path) -> dict[str, Tensor]:
+    """The averaged weights under the prefixes of an all-in-one file; a bare network's without prefixes.
+
+    Raises:
+        ValueError: the checkpoint keeps no average.
+    """
+    task: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["task"]
+    found = next((task[name] for name in _AVERAGES if isinstance(task.get(name), Mapping)), None)
+    if found is None:
+        raise ValueError(
+            f"wrong teacher {path.name}: got a running checkpoint with {', '.join(sorted(map(str, task)))}; allowed: "
+            f"one with {' or '.join(_AVERAGES)}. Export the run and give the exported file."
+        )
+    if not any(key.startswith("unet.") for key in found):
+        return dict(found)
+    prefixes = {"unet.": UNET_PREFIX, "text.": "cond_stage_model."}
+    return {
+        prefix + key.removeprefix(own): value
+        for own, prefix in prefixes.items()
+        for key, value in found.items()
+        if key.startswith(own)
+    }
