@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,14 @@ from .progress import bin_means, bin_sums
 from .randomness import Draws, draw_samples, seed_dropout
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Draw(Protocol):
+    """Draws random numbers of some samples; see `draw_samples`."""
+
+    def __call__(self, shape: Sequence[int], samples: range, *, seed: int, step: int) -> Draws:
+        """Draw."""
+        ...
 
 
 class TeacherLike(Protocol):
@@ -101,6 +109,7 @@ class DistillationTask:
         accelerator: of this process.
         scale: how the work is laid out.
         method: what is trained; None is the recipe's consistency distillation.
+        draw: noise, timesteps and the like of some samples.
 
     Raises:
         ValueError: the batch cannot be divided over the processes.
@@ -115,7 +124,9 @@ class DistillationTask:
         accelerator: Accelerator,
         scale: Scale | None = None,
         method: ConsistencyDistillation | None = None,
+        draw: Draw = draw_samples,
     ) -> None:
+        self.draw = draw
         self.batches, self.recipe, self.accelerator, self.scale = batches, recipe, accelerator, scale or Scale()
         self.student = student
         device = accelerator.device
@@ -198,19 +209,22 @@ class DistillationTask:
         device = self.accelerator.device
         batch = self.batches.batch(step, samples)
         x_0, context = batch.latents.to(device), batch.context.to(device)
-        draws = draw_samples(x_0.shape[1:], samples, seed=self.recipe.seed, step=step).to(device)
+        draws = self.draw(x_0.shape[1:], samples, seed=self.recipe.seed, step=step).to(device)
         conditions = {k: (i.to(device), p.to(device)) for k, (i, p) in batch.extra.get("conditions", {}).items()}
         count = len(x_0)
 
-        def with_conditions(predictor: nn.Module) -> parts.Network:
-            return lambda x, t, c: predictor(x, t, c, conditions, count)
+        def network(predictor: nn.Module) -> parts.Network:
+            def predict(x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+                with self.accelerator.autocast():
+                    return predictor(x, t, c, conditions, count)
 
-        with self.accelerator.autocast():
-            losses, along = self.method.loss(
-                with_conditions(self.predictor), with_conditions(self.teacher), with_conditions(self.target.predictor),
-                x_0, context, self.uncond, index=self.grid_index(draws, samples, self.batches.size(step)),
-                noise=draws.noise, w=self.method.guidance(draws.guidance), source_uniform=draws.source,
-            )  # fmt: skip
+            return predict
+
+        losses, along = self.method.loss(
+            network(self.predictor), network(self.teacher), network(self.target.predictor), x_0, context, self.uncond,
+            index=self.grid_index(draws, samples, self.batches.size(step)), noise=draws.noise,
+            w=self.method.guidance(draws.guidance), source_uniform=draws.source,
+        )  # fmt: skip
         return losses, along["t"]
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
 
@@ -28,12 +29,15 @@ def open_accelerator(
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise ValueError("precision is 'fp16', which needs a GPU, and there is none; allowed here: no, bf16. Give "
                          "--precision bf16.")  # fmt: skip
+    # One process may make several runs, each with its own precision; the group of processes stays.
+    AcceleratorState._reset_state(reset_partial_state=False)
+    GradientState._reset_state()
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulation, cpu=cpu, kwargs_handlers=[ddp]
     )
-    if (plugin := accelerator.state.fsdp_plugin) is not None:
-        _keep_sums_exact(plugin, precision)
+    if is_sharded(accelerator):
+        _keep_sums_exact(accelerator.state.fsdp_plugin, precision)
     return accelerator
 
 
@@ -51,7 +55,7 @@ def _keep_sums_exact(plugin: Any, precision: str) -> None:
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether parameters are spread over the processes (FSDP)."""
-    return accelerator.state.fsdp_plugin is not None
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def shard(accelerator: Accelerator, module: nn.Module) -> nn.Module:

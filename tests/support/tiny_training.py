@@ -1,0 +1,122 @@
+"""A distillation that takes milliseconds: a 64-channel network, random latents; also run as a script by processes."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+import torch
+
+from training.engine.distillation import DistillationTask, Scale
+from training.engine.processes import open_accelerator
+from training.loop import LoopOptions, run
+from training.recipes import mini, paper
+from videolcm_core.models.unet3d import UNet3D, UNetConfig
+from videolcm_core.schedule import Schedule
+
+CONFIG = UNetConfig(
+    model_channels=64, channel_mult=(1, 1), num_res_blocks=1, attention_scales=(1.0,), context_dim=16, num_heads=1,
+    head_dim=64, dropout=0.0,
+)  # fmt: skip
+
+
+class TinyStudent:
+    """All weights train."""
+
+    def __init__(self, network):
+        self.network = copy.deepcopy(network).requires_grad_(True)
+
+    def trainable(self):
+        return list(self.network.parameters())
+
+    def effective_state(self):
+        return dict(self.network.named_parameters())
+
+
+@dataclass
+class TinyBatches:
+    """Random latents and texts; those of a sample depend on the step and its number alone."""
+
+    clips: int = 4
+    frames: int = 3
+    broken_at: int = -1
+    kill_at: int = -1
+    skipped: list = field(default_factory=list)
+
+    def size(self, step):
+        return self.clips
+
+    def uncond_context(self, text=""):
+        return torch.full((1, 3, CONFIG.context_dim), 0.1)
+
+    def batch(self, step, samples):
+        rows = []
+        for sample in samples:
+            generator = torch.Generator().manual_seed(1000 * step + sample)
+            rows.append((torch.randn(4, self.frames, 4, 4, generator=generator), torch.randn(3, 16, generator=generator)))
+        latents = torch.stack([r[0] for r in rows])
+        if step == self.broken_at:
+            latents[0, 0, 0, 0, 0] = float("nan")
+        if step == self.kill_at:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+        return SimpleNamespace(latents=latents, context=torch.stack([r[1] for r in rows]), images=False, extra={})
+
+
+def tiny_teacher(dropout=0.0, seed=0):
+    torch.manual_seed(seed)
+    network = UNet3D(replace(CONFIG, dropout=dropout))
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    network.train(False).requires_grad_(False)
+    return SimpleNamespace(
+        network=network, config=network.config, schedule=Schedule.create(dtype=torch.float64), prediction="v",
+        conditions=(), text=None, autoencoder=None, metadata={},
+    )  # fmt: skip
+
+
+def exact_recipe(**changes):
+    """The paper's in float32, with a rate at which a few steps are visible."""
+    values = {"precision": "no", "teacher_precision": "float32", "learning_rate": 1e-3, "steps": 3, "batch": 4}
+    return replace(paper(), **(values | changes))
+
+
+def tiny_task(recipe=None, accelerator=None, scale=None, batches=None, teacher=None):
+    teacher = teacher or tiny_teacher()
+    recipe, scale = recipe or exact_recipe(), scale or Scale()
+    accelerator = accelerator or open_accelerator(recipe.precision, scale.accumulation, cpu=True)
+    return DistillationTask(batches or TinyBatches(), teacher, TinyStudent(teacher.network), recipe, accelerator, scale)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--accumulation", type=int, default=1)
+    parser.add_argument("--kill-at", type=int, default=-1)
+    parser.add_argument("--save-steps", type=int, default=1)
+    parser.add_argument("--mini", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = exact_recipe(steps=options.steps, average_ema=0.9, release="average", clip_norm=1.0)
+    if options.mini:
+        recipe = replace(mini(), steps=options.steps, batch=4)
+    accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=True)
+    scale = Scale(accumulation=options.accumulation)
+    task = tiny_task(recipe, accelerator, scale, TinyBatches(kill_at=options.kill_at))
+    loop = LoopOptions(checkpoint=options.out, steps=options.steps, save_steps=options.save_steps)
+    run(task, loop, accelerator)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
