@@ -79,7 +79,8 @@ class Evaluation:
     def take(self, source: Source, autoencoder: str, combinations: list[world.Combination]) -> None:
         """Make, measure and note a source."""
         self.workers.run(source, self.names)
-        references = self.references.get(autoencoder, self.references[""])
+        # Real clips are the reference: they have no distance to it.
+        references = {} if source.kind == "real" else self.references[autoencoder]
         name = source.name
         self.rows[name], self.samples[name] = results.measure_row(self.workers, source, self.names, references)
         values = {k: round(v[0], 4) for k, v in self.rows[name]["values"].items()}
@@ -98,7 +99,6 @@ class Evaluation:
         real = Source(kind="real", clips=self.reference_clips)
         self.workers.run(real, self.names)
         plain = {"": results.Reference(self.workers, real, self.names)}
-        self.references[""] = plain
         self.take(real, "", held_out_prompts(real.clips))
         known: dict[str, str] = {}
         for model in sorted(used):
@@ -110,7 +110,7 @@ class Evaluation:
                 continue
             again = Source(
                 kind="autoencoded", weights=path, parts=parts, hashes=(mark,), clips=self.reference_clips,
-                label=AUTOENCODED if len(self.references) == 1 else f"{AUTOENCODED} ({model})",
+                label=AUTOENCODED if not self.references else f"{AUTOENCODED} ({model})",
             )  # fmt: skip
             self.workers.run(again, self.names)
             self.references[mark] = plain | {"_latent": results.Reference(self.workers, again, self.names)}

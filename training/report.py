@@ -1,8 +1,8 @@
-"""Put evaluations into README and model card: ``python -m training.report --evaluation DIR --control DIR``.
+"""Put evaluations into README and model card: ``python -m training.report --evaluation DIR guidance=DIR --control DIR``.
 
-Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``) and
-between ``<!-- control -->`` and ``<!-- /control -->`` (obedience, ``training.evaluate_control``); writes the pictures
-of ``docs/``. Either folder may be left out.
+Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``; another
+section where the folder is written ``SECTION=DIR``) and between ``<!-- control -->`` and ``<!-- /control -->``
+(obedience, ``training.evaluate_control``); writes plots and pictures of ``docs/``. Any of them may be left out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import argparse
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from . import evaluate, evaluate_control, pictures
+from . import evaluate_control, pictures
+from .evaluation import tables
+from .evaluation.sources import CHUNK
 
 _HERO = (0, 37, 11, 8, 16, 24, 27, 31)  # clips that show eight of the ten objects
 
@@ -33,38 +37,66 @@ def replace_section(path: Path, name: str, text: str) -> None:
     path.write_text(pattern.sub(lambda _: f"<!-- {name} -->\n{text}\n<!-- /{name} -->", before))
 
 
-def summary(results: dict[str, dict[str, float]]) -> str:
-    """The student at 4 steps against the teacher at 4 and 50, in words and ratios."""
-    teacher = {int(re.search(r"@(\d+)", n)[1]): r for n, r in results.items() if n.startswith("teacher@")}  # type: ignore[index]
-    student = results["student@4"]
-    few, many = (student["fvd"] / teacher[n]["fvd"] for n in (4, 50))
-    few_latent, many_latent = (student["fvd_latent"] / teacher[n]["fvd_latent"] for n in (4, 50))
-    points = 100 * (student["all"] - teacher[50]["all"])
-    return (
-        f"The student's distance at 4 steps is {few:.2f} times the teacher's at 4 steps and {many:.2f} times the "
-        f"teacher's at 50 (after the autoencoder {few_latent:.2f} and {many_latent:.2f}); its agreement with the "
-        f"prompt (all three) is {points:+.0f} points from the teacher's at 50."
+def summary(document: Mapping[str, Any]) -> str:
+    """The ratios of the distances at four steps, as a table; empty where there are none."""
+    chosen = {k: v for k, v in document.get("ratios", {}).items() if re.search(r"@4 /", k)}
+    if not chosen:
+        return ""
+    lines = ["| ratio of distances | value | 95 % interval |", "|---|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| {_spoken(k)} | {v[0]:.2f} | {v[1]:.2f} to {v[2]:.2f} |" for k, v in chosen.items())]
     )
 
 
-def write_quality(evaluation: Path, root: Path) -> None:
-    """The quality table, its summary and pictures."""
-    results = json.loads((evaluation / "results.json").read_text())
+def _spoken(key: str) -> str:
+    measure, _, rows = key.partition(": ")
+    return f"{rows}, {tables.COLUMNS[measure][0]}"
+
+
+def quality_text(document: Mapping[str, Any], latency: bool = False) -> str:
+    """Table, ratios and protocol of one evaluation."""
+    parts = [tables.markdown(document["rows"], latency), summary(document), tables.protocol_text(document["protocol"])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_quality(evaluation: Path, root: Path, section: str = "results") -> None:
+    """Table, ratios, protocol, plot and contact sheets of an evaluation, in a section of README and model card.
+
+    Args:
+        evaluation: folder that ``training.evaluate`` wrote.
+        root: the repository.
+        section: name of the markers; pictures of sections other than "results" begin with it.
+    """
+    document = json.loads((evaluation / "results.json").read_text())
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
-    sheets = []
-    for name in results:
-        sheet = evaluation / f"{name.replace(' ', '-')}.png"
-        if sheet.exists():
-            target = docs / (re.sub(r"[^a-z0-9]+", "_", name.split(" cfg")[0]) + ".png")
-            shutil.copyfile(sheet, target)
-            sheets.append(_folded(name, f"PATH/{target.name}"))
-    clips = torch.load(evaluation / "student@4.clips.pt", weights_only=True)["value"]
+    prefix = "" if section == "results" else f"{section}_"
+    shown = []
+    for measure in ("fvd", "fvd_latent"):
+        if (evaluation / f"{measure}.svg").exists():
+            target = docs / f"{prefix}{measure}.svg"
+            shutil.copyfile(evaluation / f"{measure}.svg", target)
+            shown.append(f"![{tables.COLUMNS[measure][0]} over steps](docs/{target.name})")
+    for name, row in document["rows"].items():
+        sheet = evaluation / (name.replace(" ", "-").replace(",", "") + ".png")
+        if sheet.exists() and (row.get("steps") in (None, 4, 50)):
+            target = docs / (prefix + re.sub(r"[^a-z0-9]+", "_", name.split(" cfg")[0].lower()) + ".jpg")
+            pictures.compress(sheet, target)
+            shown.append(_folded(name, f"docs/{target.name}"))
+    text = quality_text(document)
+    replace_section(root / "README.md", section, text + "\n\n" + "\n".join(shown))
+    card = root / "models" / "README.md"
+    if f"<!-- {section} -->" in card.read_text():
+        replace_section(card, section, text)
+
+
+def write_hero(evaluation: Path, root: Path, name: str = "student@4") -> None:
+    """The moving picture at the top of README: eight four-step clips."""
+    row = json.loads((evaluation / "results.json").read_text())["rows"][name]
+    chunks = sorted((evaluation / "cells" / row["cache"]).glob("clips_*.pt"))
+    clips = torch.cat([torch.load(chunk, weights_only=True)["value"] for chunk in chunks[: max(_HERO) // CHUNK + 1]])
     four = [torch.cat([clips[a], clips[b]], dim=1) for a, b in zip(_HERO[:4], _HERO[4:], strict=True)]
-    pictures.animation(four, docs / "hero.webp")
-    text = f"{evaluate.table(results)}\n\n{summary(results)}"
-    replace_section(root / "README.md", "results", text + "\n\n" + "\n".join(sheets).replace("PATH", "docs"))
-    replace_section(root / "models" / "README.md", "results", text)
+    pictures.animation(four, root / "docs" / "hero.webp")
 
 
 def write_control(folders: list[Path], root: Path) -> None:
@@ -107,12 +139,19 @@ def _folded(title: str, path: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluation", type=Path, help="folder that training.evaluate wrote")
+    parser.add_argument(
+        "--evaluation", nargs="+", default=[], metavar="[SECTION=]DIR",
+        help="folders that training.evaluate wrote; the section is results where none is named",
+    )  # fmt: skip
+    parser.add_argument("--hero", type=Path, help="folder whose student@4 moves at the top of README")
     parser.add_argument("--control", type=Path, nargs="+", help="folders that training.evaluate_control wrote")
     parser.add_argument("--root", type=Path, default=Path("."), help="the repository")
     options = parser.parse_args(arguments)
-    if options.evaluation is not None:
-        write_quality(options.evaluation, options.root)
+    for word in options.evaluation:
+        section, equals, folder = word.partition("=")
+        write_quality(Path(folder if equals else word), options.root, section if equals else "results")
+    if options.hero is not None:
+        write_hero(options.hero, options.root)
     if options.control is not None:
         write_control(options.control, options.root)
 

@@ -119,7 +119,8 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
     row = document["rows"]["student@1"]
     low, high = row["values"]["fvd"][1:]
     assert low <= row["values"]["fvd"][0] <= high and row["values"]["flicker"][0] > 0
-    assert document["rows"]["real"]["values"]["fvd"][0] == pytest.approx(0.0, abs=1e-6)
+    assert "fvd" not in document["rows"]["real"]["values"]
+    assert document["rows"]["real, autoencoded"]["values"]["fvd_latent"][0] == pytest.approx(0.0, abs=1e-6)
     assert row["network_calls"] == 1 and document["rows"]["teacher dpm++@1 cfg 1.5"]["network_calls"] == 2
     assert document["protocol"]["clips a cell"] == 10 and "64 x 64" in document["protocol"]["resolution"]
     for name in ("results.md", "fvd.svg", "fvd.png", "student@1.png"):

@@ -1,9 +1,11 @@
 """The report fills marked sections and computes its ratios."""
 
+import json
+
 import pytest
 import torch
 
-from training import evaluate, evaluate_control, report
+from training import evaluate_control, report
 
 
 def test_a_section_is_replaced_and_can_be_replaced_again(tmp_path):
@@ -16,16 +18,38 @@ def test_a_section_is_replaced_and_can_be_replaced_again(tmp_path):
         report.replace_section(path, "credits", "x")
 
 
-def test_the_summary_compares_student_and_teacher():
-    row = {"object": 1.0, "motion": 0.5, "place": 1.0}
-    results = {
-        "teacher@50 cfg 3": {"fvd": 100.0, "fvd_latent": 10.0, "all": 0.9, **row},
-        "teacher@4 cfg 3": {"fvd": 400.0, "fvd_latent": 100.0, "all": 0.4, **row},
-        "student@4": {"fvd": 120.0, "fvd_latent": 20.0, "all": 0.85, **row},
+def document(folder):
+    """What an evaluation wrote, in small."""
+    from PIL import Image
+
+    rows = {
+        "real": {"values": {"all": [1.0, 1.0, 1.0]}},
+        "student@4": {"steps": 4, "sampler": "lcm", "network_calls": 4, "values": {"fvd": [120.0, 110.0, 130.0]}},
     }
-    text = report.summary(results)
-    assert "0.30 times" in text and "1.20 times" in text and "0.20 and 2.00" in text and "-5 points" in text
-    assert "| student@4 | 120 | 20 | 100 % | 50 % | 100 % | 85 % |" in evaluate.table(results)
+    ratios = {
+        "fvd: student@4 / teacher@4 cfg 3": [0.3, 0.25, 0.35],
+        "fvd: student@8 / teacher@4 cfg 3": [0.2, 0.1, 0.3],
+    }
+    found = {"rows": rows, "ratios": ratios, "protocol": {"clips a cell": 512, "seeds": "0 to 511"}}
+    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "fvd.svg").write_text("<svg/>")
+    Image.new("RGB", (8, 8)).save(folder / "student@4.png")
+
+
+def test_quality_is_put_into_both_files(tmp_path):
+    evaluation, root = tmp_path / "evaluation", tmp_path / "root"
+    (root / "models").mkdir(parents=True)
+    evaluation.mkdir()
+    document(evaluation)
+    (root / "README.md").write_text("a\n<!-- guidance -->\nold\n<!-- /guidance -->\nb\n")
+    (root / "models" / "README.md").write_text("no such section\n")
+    report.main(["--evaluation", f"guidance={evaluation}", "--root", str(root)])
+    text = (root / "README.md").read_text()
+    assert "| student@4 | 4 | 120 ± 10 | - |" in text and "clips a cell: 512; seeds: 0 to 511" in text
+    assert "| student@4 / teacher@4 cfg 3, FVD | 0.30 | 0.25 to 0.35 |" in text and "student@8 /" not in text
+    assert "docs/guidance_fvd.svg" in text and "docs/guidance_student_4.jpg" in text and "old" not in text
+    assert (root / "docs" / "guidance_fvd.svg").exists() and (root / "docs" / "guidance_student_4.jpg").exists()
+    assert (root / "models" / "README.md").read_text() == "no such section\n"
 
 
 def test_obedience_compares_steps_and_teacher():

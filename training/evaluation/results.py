@@ -92,6 +92,7 @@ def measure_row(
         rows = workers.rows(source, name)
         values |= frechet_values(rows, name, references, samples) if name in FRECHET else mean_values(rows, name)
     about: dict[str, Any] = {"clips": source.clips, "weights": source.hashes[0] if source.hashes else None}
+    about["cache"] = source.folder(workers.setup.out).name
     if source.row:
         row = source.row
         about |= {"model": row.model, "sampler": row.sampler, "steps": row.steps, "cfg": row.cfg}

@@ -61,12 +61,15 @@ class FrechetReference:
             counts: how often each row is taken ``[N]``; None takes each once.
         """
         features = features.double()
-        counts = features.new_ones(len(features)) if counts is None else counts.double()
-        mean = counts @ features / counts.sum()
-        centred = (features - mean) * (counts / (counts.sum() - 1)).sqrt()[:, None]
-        seen = centred @ self.root.T
-        small = seen @ seen.T if len(seen) < seen.shape[1] else seen.T @ seen
-        root_trace = torch.linalg.eigvalsh(small).clamp(min=0).sqrt().sum()
+        weights = features.new_ones(len(features)) if counts is None else counts.double()
+        mean = weights @ features / weights.sum()
+        centred = (features - mean) * (weights / (weights.sum() - 1)).sqrt()[:, None]
+        if counts is None:
+            root_trace = torch.linalg.svdvals(torch.linalg.qr(centred, mode="r").R @ self.root.T).sum()
+        else:  # exact to eight digits only, and several times as fast
+            seen = centred @ self.root.T
+            small = seen @ seen.T if len(seen) < seen.shape[1] else seen.T @ seen
+            root_trace = torch.linalg.eigvalsh(small).clamp(min=0).sqrt().sum()
         value = (mean - self.mean).square().sum() + centred.square().sum() + self.trace - 2 * root_trace
         return float(value.clamp(min=0.0))
 

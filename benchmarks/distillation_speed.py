@@ -1,0 +1,188 @@
+"""Our distillation step against the authors' formulation of it: same network, batch, precision and hardware.
+
+``python benchmarks/distillation_speed.py`` runs both, and what lies between them part by part, turn by turn in one
+process, so that a machine that slows down slows all; it prints samples a second of each, the median of the ratios of
+neighbouring turns, and exits with 1 when ours is not ``--goal`` times as fast. The authors' loop
+(``train_videolcm_t2v_entrance.py``): clips through the VAE and captions through the text encoder in every step, a
+prompt pass and a negative pass of the teacher, an average updated parameter by parameter. Ours: latents and text from
+the cache, both passes in one batch, the frozen teacher in low precision, fused updates.
+
+On one CPU thread, seconds are those of the processor, so that other programs do not count. ``--device cuda`` measures
+the wall time of finished work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training import mini
+from training.data import world
+from training.data.tokens import tokenize
+from training.methods.consistency_distillation import ConsistencyDistillation
+
+ROOT = Path(__file__).resolve().parent.parent
+W, EMA = 9.0, 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which parts of the step are ours."""
+
+    cached_latents: bool = False
+    cached_text: bool = False
+    one_teacher_pass: bool = False
+    frozen_teacher: bool = False
+    fused_updates: bool = False
+
+
+AUTHORS = Parts()
+OURS = Parts(cached_latents=True, cached_text=True, one_teacher_pass=True, frozen_teacher=True, fused_updates=True)
+LADDER = {
+    "authors' formulation": AUTHORS,
+    "+ latents from the cache": replace(AUTHORS, cached_latents=True),
+    "+ text from the cache": replace(AUTHORS, cached_latents=True, cached_text=True),
+    "+ prompt and negative prompt in one batch": replace(OURS, frozen_teacher=False, fused_updates=False),
+    "+ frozen teacher in bfloat16": replace(OURS, fused_updates=False),
+    "+ fused AdamW and average: ours": OURS,
+}
+
+
+class Step:
+    """One variant of the step, with its own networks and optimiser."""
+
+    def __init__(self, parts: Parts, batch: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.parts, self.device = parts, device
+        whole = mini.load_all_in_one(ROOT / "models" / "videolcm-mini-teacher.safetensors")
+        self.text, self.autoencoder = whole.text.to(device), whole.autoencoder.to(device)
+        self.teacher = whole.unet.to(device)
+        self.student = copy.deepcopy(self.teacher).requires_grad_(True).train(True)
+        self.target = copy.deepcopy(self.teacher)
+        if parts.frozen_teacher:
+            self.teacher = self.teacher.bfloat16()
+        fused = {"fused": True} if parts.fused_updates else {"foreach": False}
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-6, weight_decay=0.0, **fused)
+        self.method = ConsistencyDistillation(mini.schedule().to(device), prediction=mini.PREDICTION)
+        self.videos = torch.randint(0, 256, (batch, world.FRAMES, world.SIZE, world.SIZE, 3), dtype=torch.uint8)
+        self.captions = [c.caption for c in world.held_out()[:batch]]
+        self.uncond = self.encode_text([""])
+        self.latents, self.contexts = self.encode_videos(), self.encode_text(self.captions)
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[str]) -> Tensor:
+        """Token embeddings ``[B, 77, D]``."""
+        return self.text(tokenize(captions).to(self.device)).float()
+
+    @torch.no_grad()
+    def encode_videos(self) -> Tensor:
+        """Latents ``[B, 4, F, h, w]``."""
+        frames = self.videos.to(self.device).flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
+        with self.autocast():
+            found = self.autoencoder.encode(frames.contiguous(memory_format=torch.channels_last)).float()
+        return found.unflatten(0, self.videos.shape[:2]).transpose(1, 2)
+
+    def autocast(self) -> torch.autocast:
+        """Bfloat16, for every variant."""
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def call(self, network: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """A network as the method calls it."""
+
+        def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            with self.autocast():
+                return network(x.float(), t, context).float()
+
+        return predict
+
+    def teach(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """Prompt and negative prompt, in one batch or one after the other."""
+        if self.parts.frozen_teacher:
+            return self.teacher(x.bfloat16(), t, context.bfloat16()).float()
+        predict = self.call(self.teacher)
+        if self.parts.one_teacher_pass:
+            return predict(x, t, context)
+        halves = zip(x.chunk(2), t.chunk(2), context.chunk(2), strict=True)
+        return torch.cat([predict(*half) for half in halves])
+
+    def __call__(self) -> None:
+        """One step."""
+        x_0 = self.latents if self.parts.cached_latents else self.encode_videos()
+        context = self.contexts if self.parts.cached_text else self.encode_text(self.captions)
+        losses, _ = self.method.loss(
+            self.call(self.student), self.teach, self.call(self.target), x_0, context, self.uncond, w=W
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        self.optimizer.step()
+        self.follow()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The float32 average."""
+        pairs = list(zip(self.target.parameters(), self.student.parameters(), strict=True))
+        if self.parts.fused_updates:
+            torch._foreach_lerp_([a for a, _ in pairs], [p.detach() for _, p in pairs], 1 - EMA)
+            return
+        for average, parameter in pairs:
+            average.mul_(EMA).add_(parameter.detach(), alpha=1 - EMA)
+
+
+def seconds(step: Step) -> float:
+    """Time of one step; see the top of this file for which."""
+    cuda = step.device.type == "cuda"
+    clock = time.process_time if not cuda and torch.get_num_threads() == 1 else time.perf_counter
+    if cuda:
+        torch.cuda.synchronize(step.device)
+    start = clock()
+    step()
+    if cuda:
+        torch.cuda.synchronize(step.device)
+    return clock() - start
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--goal", type=float, default=2.0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    steps = {name: Step(parts, options.batch, device) for name, parts in LADDER.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"{hardware}, {options.threads} threads, torch {torch.__version__}, batch {options.batch}, bfloat16 autocast")
+    print("| step | samples/s | times the authors' | times the line above |\n|---|---|---|---|")
+    first, before = next(iter(times)), next(iter(times))
+    ratio = 1.0
+    for name, values in times.items():
+        ratio, gain = (statistics.median(a / b for a, b in zip(times[n], values, strict=True)) for n in (first, before))
+        rate = options.batch / statistics.median(values)
+        print(f"| {name} | {rate:.2f} | {ratio:.2f} | {gain:.2f} |", flush=True)
+        before = name
+    return 0 if ratio >= options.goal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
