@@ -133,7 +133,7 @@ def _part(path: Path, prefix: str, marker: str, allowed: str) -> dict[str, Tenso
 
 
 def _autoencoder_of(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """diffusers' AutoencoderKL with the weights of a file, in the original names or in its own."""
+    """Diffusers' AutoencoderKL with the weights of a file, in the original names or in its own."""
     from diffusers import AutoencoderKL
 
     converted = dict(tensors) if "encoder.down_blocks.0.resnets.0.conv1.weight" in tensors else _vae_names(tensors)
@@ -176,7 +176,7 @@ def _vae_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _text_of(path: Path) -> nn.Module:
-    """transformers' CLIPTextModel with the weights of a file, in OpenCLIP's names or in its own."""
+    """Transformers' CLIPTextModel with the weights of a file, in OpenCLIP's names or in its own."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     if path.is_dir():

@@ -1,0 +1,22 @@
+"""Students: which weights train (all of them, or a LoRA), and the files that a finished one is written to."""
+
+from .export import LcmSettings, export_student, student_metadata
+from .lora import DEFAULT_TARGETS, LoraOptions, LoraStudent, lora_student
+from .lora_files import export_lora_kohya, export_lora_peft, lora_tensors
+from .student import FullStudent, Student, full_student
+
+__all__ = [
+    "DEFAULT_TARGETS",
+    "FullStudent",
+    "LcmSettings",
+    "LoraOptions",
+    "LoraStudent",
+    "Student",
+    "export_lora_kohya",
+    "export_lora_peft",
+    "export_student",
+    "full_student",
+    "lora_student",
+    "lora_tensors",
+    "student_metadata",
+]

@@ -1,0 +1,101 @@
+"""LoRA files: a folder that ``peft`` reloads, and one file in kohya's names that the host's own Load LoRA reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from videolcm_core.checkpoints.export import save_safetensors
+
+from ..teachers import Teacher
+from .lora import ADAPTER, LoraStudent, lora_layers
+
+KOHYA_PREFIX: Final = "lora_unet_"
+PEFT_PREFIX: Final = "base_model.model."
+
+
+def lora_tensors(network: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Down and up matrix and scale of each adapted module, by the teacher's module name.
+
+    Args:
+        network: with adapters, such as the student's or its moving average.
+        dtype: of the tensors.
+    """
+    return {
+        name: (
+            layer.lora_A[ADAPTER].weight.detach().to("cpu", dtype),
+            layer.lora_B[ADAPTER].weight.detach().to("cpu", dtype),
+            float(layer.scaling[ADAPTER]),
+        )
+        for name, layer in lora_layers(network)
+    }
+
+
+def export_lora_peft(
+    folder: Path, student: LoraStudent, network: nn.Module | None = None, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``; ``PeftModel.from_pretrained`` reads them.
+
+    Args:
+        folder: made if it is missing.
+        student: its options are written.
+        network: a copy of its network, such as the moving average; None takes its own.
+        dtype: of the tensors.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (down, up, _) in lora_tensors(network or student.network, dtype).items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = down
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = up
+    save_safetensors(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = copy.copy(student.config)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    return folder
+
+
+def export_lora_kohya(
+    path: Path,
+    student: LoraStudent,
+    network: nn.Module | None = None,
+    dtype: torch.dtype = torch.float16,
+    teacher: Teacher | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write one file in kohya's names: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``.
+
+    Args:
+        path: ends in ".safetensors".
+        student: its options are written.
+        network: a copy of its network, such as the moving average; None takes its own.
+        dtype: of the tensors; alpha is float32.
+        teacher: whose name is written.
+        metadata: further entries, such as those of `export.student_metadata`.
+
+    Returns:
+        The path.
+    """
+    tensors = {}
+    ranks = set()
+    for name, (down, up, scale) in lora_tensors(network or student.network, dtype).items():
+        module = KOHYA_PREFIX + name.replace(".", "_")
+        tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"] = down, up
+        tensors[f"{module}.alpha"] = torch.tensor(scale * len(down))
+        ranks.add(len(down))
+    options = student.options
+    entries = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(max(ranks)),
+        "ss_network_alpha": str(options.rank if options.alpha is None else options.alpha),
+        **({} if teacher is None else {"ss_base_model_version": teacher.metadata["family"]}),
+        **(metadata or {}),
+    }
+    return save_safetensors(tensors, path, entries)
