@@ -7,18 +7,31 @@ encoders; ``python -m training.compositional student --teacher FILE ...`` distil
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import Tensor
 
-from . import mini
+from . import mini, recipes
 from .data import conditions, latents, world
-from .distill import DistillTask, load_teacher
+from .data.batches import Batch, BatchOptions, SourceBatches
+from .data.corpus_clips import CorpusClips
+from .data.encoders import Encoders
+from .data.mixing import Ratio
+from .distill import checkpoint_of, folder_of
+from .engine.distillation import DistillationTask
+from .engine.networks import encode_conditions as encode
+from .engine.processes import open_accelerator
+from .engine.randomness import mixed_seed
+from .engine.trackers import TRACKERS
 from .loop import LoopOptions, run
 from .methods.condition_dropout import keep_conditions
 from .pretrain import TeacherTask
+from .recipes import Recipe
+from .students import full_student
+from .teachers import Teacher, load_teacher
 
 
 class Conditioner:
@@ -41,25 +54,6 @@ class Conditioner:
                 clips = self.clips.take(chosen[mask])
                 drawn[name] = (mask.nonzero()[:, 0], conditions.condition_of(name, clips, generator))
         return drawn
-
-
-def encode(unet: nn.Module, drawn: dict[str, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
-    """Sum of the encoded conditions; a sample without a condition gets zeros, as the authors' dropout gives.
-
-    Args:
-        unet: with the encoders.
-        drawn: from `Conditioner.draw`.
-        x: latents ``[B, C, F, h, w]``, for the shape.
-
-    Returns:
-        ``[B, 8, F, h, w]``.
-    """
-    batch, _, frames, *size = x.shape
-    total = torch.zeros(batch, unet.config.concat_channels, frames, *size)  # type: ignore[union-attr, arg-type]
-    for name, (samples, pixels) in drawn.items():
-        encoded = unet.encode_conditions(tuple(size), frames, **{name: pixels})
-        total = total.index_add(0, samples, encoded.float())
-    return total
 
 
 class CompositionalTeacherTask(TeacherTask):
@@ -93,23 +87,59 @@ class CompositionalTeacherTask(TeacherTask):
         return self.model.unet(x_t, t, self.model.text(unique)[rows], concat=concat)
 
 
-class CompositionalDistillTask(DistillTask):
-    """Consistency distillation with the same conditions in student, teacher (both guidance branches) and target."""
+class ConditionBatches:
+    """Batches of clips with their conditions: the same ones in student, teacher (both guidance branches) and target.
 
-    def __init__(
-        self,
-        data: latents.LatentClips,
-        conditioner: Conditioner,
-        teacher: mini.TextVideoModel,
-        options: argparse.Namespace,
-    ) -> None:
-        super().__init__(data, teacher, options)
-        self.conditioner = conditioner
+    Which samples keep a condition is drawn for the whole step, holes and the like for each sample, so that the batch
+    does not depend on how it is spread over processes.
+    """
 
-    def concat(self, chosen: Tensor, generator: torch.Generator) -> Callable[[nn.Module], Tensor]:
-        """Each network encodes the batch's conditions with its own encoders."""
-        drawn, x_0 = self.conditioner.draw(chosen, generator), self.data.latents[chosen]
-        return lambda network: encode(network, drawn, x_0)
+    def __init__(self, batches: SourceBatches, conditioner: Conditioner, seed: int) -> None:
+        self.batches, self.conditioner, self.seed = batches, conditioner, seed
+        self.skipped = batches.skipped
+
+    def size(self, step: int) -> int:
+        """Samples of a step, of all processes together."""
+        return self.batches.size(step)
+
+    def uncond_context(self, text: str = "") -> Tensor:
+        """Context without a prompt, or with a negative one."""
+        return self.batches.uncond_context(text)
+
+    def batch(self, step: int, samples: range) -> Batch:
+        """Some samples of a step's batch, with ``conditions`` in ``extra``."""
+        batch, names = self.batches.batch(step, samples), list(conditions.NAMES)
+        whole = torch.Generator().manual_seed(mixed_seed(self.seed, step, 2))
+        kept = keep_conditions(names, self.size(step), whole, single=self.conditioner.single)
+        drawn: dict[str, tuple[list[int], list[Tensor]]] = {}
+        for place, (sample, clip) in enumerate(zip(samples, batch.extra["index"], strict=True)):
+            own = torch.Generator().manual_seed(mixed_seed(self.seed, step, sample, 3))
+            for name in names:
+                if kept[name][sample]:
+                    pixels = conditions.condition_of(name, self.conditioner.clips.take(clip[None]), own)
+                    places, found = drawn.setdefault(name, ([], []))
+                    places.append(place)
+                    found.append(pixels)
+        encoded = {name: (torch.tensor(places), torch.cat(found)) for name, (places, found) in drawn.items()}
+        return replace(batch, extra={**batch.extra, "conditions": encoded})
+
+
+def student_task(
+    data: latents.LatentClips, conditioner: Conditioner, teacher: Teacher, recipe: Recipe, accelerator: Accelerator
+) -> DistillationTask:
+    """Consistency distillation with conditions.
+
+    Args:
+        data: latents; number i is the conditioner's clip i.
+        conditioner: their conditions.
+        teacher: with encoders of conditions, text and an autoencoder.
+        recipe: its images are not used.
+        accelerator: of this process.
+    """
+    clips, options = CorpusClips(data=data), BatchOptions(batch=recipe.batch, ratio=Ratio(images=0), seed=recipe.seed)
+    batches = SourceBatches(clips, clips, options, Encoders.of_teacher(teacher, accelerator.device))
+    conditioned = ConditionBatches(batches, conditioner, recipe.seed)
+    return DistillationTask(conditioned, teacher, full_student(teacher), recipe, accelerator)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--corpus", type=Path, required=True)
         role.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
         role.add_argument("--start", type=Path, default=Path("models/videolcm-mini-teacher.safetensors"))
+        role.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
         role.add_argument("--single", type=float, default=0.5, help="share of samples with one condition alone")
     teacher.set_defaults(image_steps=0, image_batch=0)
     teacher.add_argument("--steps", type=int, default=1500)
@@ -145,13 +176,18 @@ def main(arguments: list[str] | None = None) -> None:
     start, seen = mini.load_all_in_one(options.start), world.training_combinations()
     data = latents.cached_latents(options.corpus, start.autoencoder, seen)
     conditioner = Conditioner(conditions.load_conditions(options.corpus, seen), options.single)
-    task: TeacherTask | DistillTask
+    checkpoint, events = checkpoint_of(options.out), folder_of(options.out) / "events"
+    loop = LoopOptions(checkpoint=checkpoint, steps=options.steps, tracker=options.tracker, events=events)
     if options.role == "teacher":
-        task = CompositionalTeacherTask(data, conditioner, start, options)
-    else:
-        teacher = load_teacher(options.teacher, mini.COMPOSITIONAL)
-        task = CompositionalDistillTask(data, conditioner, teacher, options)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
+        run(CompositionalTeacherTask(data, conditioner, start, options), loop)
+        return
+    recipe = replace(
+        recipes.mini(), steps=options.steps, batch=options.batch, learning_rate=options.learning_rate, w=options.w,
+        target_ema=options.target_ema, average_ema=options.ema,
+    )  # fmt: skip
+    teacher = replace(load_teacher(options.teacher), autoencoder=start.autoencoder)
+    accelerator = open_accelerator(recipe.precision, unused_parameters=True)
+    run(student_task(data, conditioner, teacher, recipe, accelerator), loop, accelerator)
 
 
 if __name__ == "__main__":

@@ -1,148 +1,242 @@
-"""Distil the student: ``python -m training.distill --teacher FILE --corpus DIR --autoencoder FILE --out FILE``.
+"""Distil a consistency student: ``python -m training.distill --teacher FILE --corpus DIR --out runs/x``.
 
-Consistency distillation as in VideoLCM (arXiv 2312.09109); one step of it is held to the authors' code by
-``tests/parity.py`` (``distill_step``). The same command resumes.
+On several GPUs or machines: ``accelerate launch --config_file training/configs/ddp.yaml -m training.distill ...``. The
+same command resumes; ``--dry-run`` shows the recipe and what it costs. Consistency distillation as in VideoLCM (arXiv
+2312.09109), one step of it is held to the authors' code by ``tests/parity.py`` (``distill_step``).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-from collections.abc import Callable, Mapping
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
 
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
 from . import mini
-from .data import captions, latents, world
-from .loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
-from .methods.consistency_distillation import ConsistencyDistillation
-
-
-class _Autocast(nn.Module):
-    """Run a network in bfloat16 and return float32, so that the solver's arithmetic stays exact."""
-
-    def __init__(self, network: nn.Module, concat: Callable[[nn.Module], Tensor] | None = None) -> None:
-        super().__init__()
-        self.network, self.concat = network, concat
-
-    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            concat = None if self.concat is None else self.concat(self.network)
-            if concat is not None and len(concat) != len(x):  # prompt and negative prompt in one batch
-                concat = concat.repeat(len(x) // len(concat), 1, 1, 1, 1)
-            return self.network(x.float(), t, context, concat=concat).float()
+from .data.batches import BatchOptions, SourceBatches
+from .data.mixing import Ratio
+from .data.opening import DataSpec, open_batches
+from .engine import costs
+from .engine.distillation import DistillationTask, Scale
+from .engine.files import released_state
+from .engine.processes import is_sharded, open_accelerator
+from .engine.trackers import TRACKERS, check_tracker
+from .engine.validation import Scenes, Validation, decoder
+from .loop import Hook, LoopOptions, run
+from .recipes import Recipe, add_recipe_arguments, resolve_recipe
+from .students import (
+    LcmSettings,
+    LoraOptions,
+    LoraStudent,
+    Student,
+    export_lora_kohya,
+    export_lora_peft,
+    export_student,
+    full_student,
+    lora_student,
+)
+from .teachers import Teacher
+from .teachers import load_teacher as open_teacher
 
 
 def load_teacher(path: Path, config: UNetConfig = mini.UNET) -> mini.TextVideoModel:
-    """The averaged teacher out of a checkpoint of ``pretrain``."""
-    state = torch.load(path, map_location="cpu", weights_only=True)["task"]["average"]
+    """The averaged teacher out of a checkpoint of ``pretrain``, with its text encoder."""
+    state = released_state(path)
     model = mini.TextVideoModel(state["text.vocabulary"], config)
     model.load_state_dict(state)
     return model.train(False).requires_grad_(False)
 
 
 def load_student(path: Path, config: UNetConfig = mini.UNET) -> UNet3D:
-    """The averaged student out of a checkpoint of this command."""
+    """The student out of a checkpoint of this command: its average, or itself where the recipe keeps none."""
     model = UNet3D(config)
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["task"]["average"])
+    model.load_state_dict(released_state(path))
     return model.train(False).requires_grad_(False)
 
 
-class DistillTask:
-    """Student, its fast average (the target network) and a slow average (what is shipped)."""
+def checkpoint_of(out: Path) -> Path:
+    """The running checkpoint: ``out`` itself if it is named as a file, else in the folder."""
+    return out if out.suffix == ".pt" else out / "checkpoint.pt"
 
-    def __init__(self, data: latents.LatentClips, teacher: mini.TextVideoModel, options: argparse.Namespace) -> None:
-        self.data, self.options = data, options
-        self.tokens = captions.CaptionTokens()
-        self.text = teacher.text
-        self.teacher = teacher.unet
-        self.student = copy.deepcopy(teacher.unet).requires_grad_(True).train(True)
-        self.target = copy.deepcopy(teacher.unet)
-        self.average = copy.deepcopy(teacher.unet)
-        self.method = ConsistencyDistillation(mini.schedule(), prediction=mini.PREDICTION)
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True
-        )
-        with torch.no_grad():
-            self.contexts = self.text(self.tokens.ids[:, captions.FULL])
-            self.uncond = self.text(self.tokens.empty(1))
 
-    def state(self) -> dict[str, Any]:
-        """Networks and optimiser."""
-        return {n: getattr(self, n).state_dict() for n in ("student", "target", "average", "optimizer")}
+def folder_of(out: Path) -> Path:
+    """Where curves and pictures go: the run's folder, or one beside the checkpoint's file with its name."""
+    return out.with_suffix("") if out.suffix == ".pt" else out
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what ``state`` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
-    def concat(self, chosen: Tensor, generator: torch.Generator) -> Callable[[nn.Module], Tensor] | None:
-        """Of a batch, what each network adds to its input; this student has text only."""
-        return None
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of any distillation that are no numbers of the recipe."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run, or its checkpoint (.pt); resumed")
+    scale = parser.add_argument_group("scale", "how the work is laid out; results differ by rounding only")
+    scale.add_argument("--accumulation", type=int, default=1, help="parts of a step's batch, one after the other")
+    scale.add_argument("--checkpointing", action="store_true", help="compute activations twice, keep less memory")
+    scale.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    scale.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    watch = parser.add_argument_group("watching")
+    watch.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
+    watch.add_argument("--log-every", type=int, default=20, help="steps between points of the curves")
+    watch.add_argument("--save-seconds", type=float, default=120.0, help="time between checkpoints")
+    watch.add_argument("--validate-every", type=int, default=0, help="steps between sample pictures; 0: none")
+    watch.add_argument("--prompts", nargs="+", default=[], help="for the samples; default: captions of the first clips")
+    watch.add_argument("--samples", type=int, default=4, help="samples without --prompts (default 4)")
+    watch.add_argument("--teacher-steps", type=int, default=25, help="of the teacher's samples (default 25)")
 
-    def draw(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of a step: latents ``[B, 4, F, h, w]``, text ``[B, L, D]`` and which clips they are."""
-        chosen = torch.randint(len(self.data.labels), (self.options.batch,), generator=generator)
-        return self.data.latents[chosen].float(), self.contexts[self.data.labels[chosen]], chosen
 
-    def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
-        """One distillation step."""
-        o = self.options
-        set_learning_rate(
-            self.optimizer, warmup_stable_decay(index, o.steps, peak=o.learning_rate, warmup=20, decay=0.4)
-        )
-        x_0, context, chosen = self.draw(index, generator)
-        # One grid point in each of `batch` equal parts: every noise level has its share in every step.
-        count = len(x_0)
-        grid = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 50).long().clamp(max=49)
-        noise, concat = torch.randn(x_0.shape, generator=generator), self.concat(chosen, generator)
-        student, teacher, target = (_Autocast(n, concat) for n in (self.student, self.teacher, self.target))
-        losses, _ = self.method.loss(
-            student, teacher, target, x_0, context,
-            self.uncond.expand_as(context), index=grid, noise=noise, w=o.w,
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, required=True, help="any file or folder that training/teachers reads")
+    parser.add_argument("--prediction", help="what the teacher predicts, where its file does not say")
+    data = parser.add_argument_group("data", "one of corpus, clips and shards; or a cache alone")
+    data.add_argument("--corpus", type=Path, help="the rendered corpus")
+    data.add_argument("--clips", type=Path, help="folder of clips and images with captions")
+    data.add_argument("--shards", help="WebDataset shards, a folder or a pattern")
+    data.add_argument("--cache", type=Path, help="latents and text of clips or shards, made first where needed")
+    data.add_argument("--missing-captions", choices=("error", "skip"), default="error")
+    data.add_argument("--vae", type=Path, help="Stable Diffusion's, where the teacher's file has none")
+    data.add_argument("--text-encoder", type=Path, help="OpenCLIP's, where the teacher's file has none")
+    data.add_argument("--autoencoder", type=Path, help="checkpoint of train_autoencoder, where the teacher has none")
+    data.add_argument("--workers", type=int, default=2, help="threads that read")
+    student = parser.add_argument_group("student")
+    student.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank only")
+    student.add_argument("--lora-alpha", type=float, help="default: the rank")
+    student.add_argument("--export", type=Path, help=".safetensors to write at the end")
+    student.add_argument("--export-kohya", type=Path, help="LoRA file for the graph's LoRA loader")
+    student.add_argument("--export-peft", type=Path, help="LoRA folder for peft")
+    add_run_arguments(parser)
+    add_recipe_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="show the recipe and its costs; train nothing")
+    return parser
+
+
+def prepare_teacher(options: argparse.Namespace) -> Teacher:
+    """The teacher, with the autoencoder given beside it."""
+    teacher = open_teacher(options.teacher, prediction=options.prediction)
+    if options.autoencoder is None:
+        return teacher
+    return replace(teacher, autoencoder=mini.load_autoencoder(options.autoencoder))
+
+
+def data_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, device: torch.device) -> SourceBatches:
+    """The batches of the run."""
+    spec = DataSpec(
+        corpus=options.corpus, clips=options.clips, shards=options.shards, cache=options.cache, vae=options.vae,
+        missing_captions=options.missing_captions, text_encoder=options.text_encoder,
+    )  # fmt: skip
+    batching = BatchOptions(
+        batch=recipe.batch, image_batch=recipe.image_batch, ratio=Ratio(images=recipe.images, clips=recipe.clips),
+        seed=recipe.seed, workers=options.workers,
+    )  # fmt: skip
+    return open_batches(spec, batching, teacher, device=device)
+
+
+def student_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, accelerator: Accelerator) -> Student:
+    """All weights, or adapters.
+
+    Raises:
+        ValueError: a combination that does not work.
+    """
+    if not options.lora:
+        if options.export_kohya or options.export_peft:
+            raise ValueError("--export-kohya and --export-peft write LoRAs and all weights train; give --lora RANK.")
+        return full_student(teacher)
+    if is_sharded(accelerator):
+        raise ValueError("--lora with spread parameters (FSDP); allowed: LoRA on one GPU or with ddp.yaml, where it "
+                         "needs little memory. Launch with training/configs/ddp.yaml.")  # fmt: skip
+    return lora_student(teacher, LoraOptions(rank=options.lora, alpha=options.lora_alpha), seed=recipe.seed)
+
+
+def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
+    """Frames, height and width of the latents that a teacher was trained on."""
+    return int(teacher.number("frames")), int(teacher.number("height")) // 8, int(teacher.number("width")) // 8
+
+
+def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> str:
+    """The resolved recipe and what it costs on each GPU."""
+    processes = Accelerator(cpu=options.cpu).num_processes
+    network = costs.measure(teacher.config, latent_shape(teacher))
+    each = max(1, recipe.batch // (processes * options.accumulation))
+    low = 4 if recipe.precision == "no" else 2
+    layout = costs.Layout(
+        lora_rank=options.lora, checkpointing=options.checkpointing, average=bool(recipe.average_ema),
+        teacher_bytes=4 if recipe.teacher_precision == "float32" else 2, compute_bytes=low,
+    )  # fmt: skip
+    parts = costs.memory(network, layout, each)
+    flops = costs.step_flops(network, layout, recipe.batch)
+    lines = [
+        f"teacher  {teacher.metadata['file']}: {teacher.metadata['family']}, predicts {teacher.prediction}, "
+        f"conditions: {', '.join(teacher.conditions) or 'text only'}",
+        f"recipe   {json.dumps(recipe.settings(), indent=2)}",
+        f"network  {network.parameters / 1e6:.1f} M parameters, {network.forward_flops / 1e9:.1f} GFLOP a clip forward",
+        f"layout   {processes} processes x {options.accumulation} parts x {each} clips",
+        "memory   " + ", ".join(f"{k} {v:.2f}" for k, v in parts.items()) + f" = {sum(parts.values()):.2f} GiB each",
+        f"step     {flops / 1e12:.3f} TFLOP, all processes together; {recipe.steps} steps are "
+        f"{flops * recipe.steps / 1e15:.2f} PFLOP",
+        f"time     {costs.step_seconds(flops / processes)}",
+    ]
+    return "\n".join(lines)
+
+
+def export(options: argparse.Namespace, task: DistillationTask, teacher: Teacher) -> None:
+    """Write what was asked for; every process must call it, the first one writes."""
+    state, recipe = task.released_state(), task.recipe
+    if not task.accelerator.is_main_process:
+        return
+    settings = LcmSettings(w=recipe.w, original_steps=recipe.original_steps, timestep_scaling=recipe.timestep_scaling)
+    if options.export is not None:
+        print(export_student(options.export, state, teacher, recipe=recipe.settings(), settings=settings))
+    if isinstance(task.student, LoraStudent):
+        if options.export_kohya is not None:
+            print(export_lora_kohya(options.export_kohya, task.student))
+        if options.export_peft is not None:
+            print(export_lora_peft(options.export_peft, task.student))
+
+
+def loop_options(options: argparse.Namespace, recipe: Recipe, task: DistillationTask, teacher: Teacher) -> LoopOptions:
+    """Where and how the loop runs, with the sample pictures."""
+    folder, hooks = folder_of(options.out), []
+    if options.validate_every:
+        # Of its own batches: the scenes are the same however far the run is.
+        scenes = Scenes.of(task.batches, task.uncond, options.prompts, options.samples, recipe.seed)
+        watch = Validation(
+            task, teacher, scenes, folder / "samples", decoder(teacher.autoencoder, task.accelerator.device),
+            teacher_steps=options.teacher_steps, fps=round(teacher.number("fps")),
         )  # fmt: skip
-        loss = losses.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
-        update_ema(self.target, self.student, o.target_ema)
-        update_ema(self.average, self.student, min(o.ema, (index + 1) / (index + 10)))
-        detached = losses.detach()
-        return {
-            "loss": float(loss.detach()),
-            "low": float(detached[grid < 16].mean()),
-            "high": float(detached[grid >= 33].mean()),
-        }
+        hooks.append(Hook(every=options.validate_every, call=watch))
+    return LoopOptions(
+        checkpoint=checkpoint_of(options.out), steps=recipe.steps, save_seconds=options.save_seconds,
+        save_steps=recipe.save_steps, seed=recipe.seed, log_every=options.log_every, tracker=options.tracker,
+        events=folder / "events", hooks=hooks,
+    )  # fmt: skip
+
+
+def scale_of(options: argparse.Namespace) -> Scale:
+    """How the work is laid out."""
+    return Scale(accumulation=options.accumulation, checkpointing=options.checkpointing, compile=options.compile)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, required=True, help="checkpoint of training.pretrain")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
-    parser.add_argument("--steps", type=int, default=1100)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--w", type=float, default=2.0, help="guidance: w = cfg - 1 (default 2)")
-    parser.add_argument("--target-ema", type=float, default=0.95, help="the paper's 0.95")
-    parser.add_argument("--ema", type=float, default=0.99, help="average that is shipped")
-    options = parser.parse_args(arguments)
-    torch.manual_seed(0)
-    data = latents.cached_latents(
-        options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
-    )
-    run(
-        DistillTask(data, load_teacher(options.teacher), options),
-        LoopOptions(checkpoint=options.out, steps=options.steps),
-    )
+    options = _parser().parse_args(arguments)
+    recipe, teacher = resolve_recipe(options), prepare_teacher(options)
+    if options.dry_run:
+        print(describe(recipe, teacher, options))
+        return
+    check_tracker(options.tracker)
+    torch.manual_seed(recipe.seed)
+    accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=options.cpu)
+    batches = data_of(options, recipe, teacher, accelerator.device)
+    student = student_of(options, recipe, teacher, accelerator)
+    task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options))
+    run(task, loop_options(options, recipe, task, teacher), accelerator)
+    if accelerator.is_main_process and batches.skipped.reasons:
+        print(batches.skipped.summary(len(batches.sources["video"])) if "video" in batches.sources else batches.skipped)
+    export(options, task, teacher)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

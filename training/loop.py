@@ -256,7 +256,9 @@ def _steps(this: _Run, bar: tqdm, stop: _Stop, tracker: Tracker | None) -> None:
             smooth.update(values)
             made = index + 1
             if index % options.log_every == 0 or made == options.steps:
-                shown = {k: v for k, v in smooth.values.items() if k != "samples/s"} | {"samples/s": values["samples/s"]}
+                shown = {k: v for k, v in smooth.values.items() if k != "samples/s"} | {
+                    "samples/s": values["samples/s"]
+                }
                 bar.set_postfix({k.removeprefix("loss/"): f"{v:.4g}" for k, v in shown.items()}, refresh=False)
                 if tracker is not None:
                     tracker.numbers(made, shown)

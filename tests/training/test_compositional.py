@@ -2,16 +2,20 @@
 
 import argparse
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
-from training import compositional, mini, train_depth
+from training import compositional, mini, recipes, train_depth
 from training.data import captions, conditions
 from training.data.latents import LatentClips
+from training.engine.processes import open_accelerator
 from training.loop import step_generator
 from training.methods.condition_dropout import keep_conditions
+from training.teachers import Teacher
 from videolcm_core.models.autoencoder import TinyAutoencoder
+from videolcm_core.schedule import Schedule
 
 COUNT, FRAMES, SIDE = 4, 3, 16
 
@@ -145,20 +149,47 @@ def test_the_teacher_refuses_another_parent(clips, data):
         compositional.CompositionalTeacherTask(data, compositional.Conditioner(clips, 0.5), wrong, options)
 
 
-def test_a_distillation_step_trains_the_students_encoders_only(clips, data):
-    teacher = teacher_task(clips, data).model.train(False).requires_grad_(False)
-    torch.nn.init.normal_(teacher.unet.out[2].weight, std=0.02)
-    torch.nn.init.normal_(teacher.unet.input_blocks[0][0].weight, std=0.05)
-    options = argparse.Namespace(steps=40, batch=4, learning_rate=1e-3, w=2.0, target_ema=0.95, ema=0.99)
-    task = compositional.CompositionalDistillTask(data, compositional.Conditioner(clips, 0.5), teacher, options)
-    before = {n: copy.deepcopy(getattr(task, n).state_dict()) for n in ("student", "teacher", "target")}
+@pytest.fixture(scope="module")
+def composer(clips, data):
+    model = teacher_task(clips, data).model.train(False).requires_grad_(False)
+    torch.nn.init.normal_(model.unet.out[2].weight, std=0.02)
+    torch.nn.init.normal_(model.unet.input_blocks[0][0].weight, std=0.05)
+    return Teacher(
+        network=model.unet, config=model.unet.config, schedule=Schedule.create(dtype=torch.float64), prediction="v",
+        conditions=conditions.NAMES, text=model.text, autoencoder=TinyAutoencoder().requires_grad_(False),
+        metadata={"file": "teacher"},
+    )  # fmt: skip
+
+
+def student(clips, data, composer):
+    recipe = replace(recipes.mini(), batch=4, steps=40, learning_rate=1e-3, warmup=1, precision="no")
+    accelerator = open_accelerator("no", cpu=True)
+    return compositional.student_task(data, compositional.Conditioner(clips, 0.5), composer, recipe, accelerator)
+
+
+def test_a_distillation_step_trains_the_students_encoders_only(clips, data, composer):
+    task = student(clips, data, composer)
+    networks = {"student": task.student.network, "teacher": composer.network, "target": task.target.network}
+    before = {n: copy.deepcopy(network.state_dict()) for n, network in networks.items()}
     for index in range(3):
         assert task.step(index, step_generator(0, index))["loss"] > 0
     moved = {
-        n: {k for k, v in getattr(task, n).state_dict().items() if not torch.equal(before[n][k], v)} for n in before
+        n: {k for k, v in net.state_dict().items() if not torch.equal(before[n][k], v)} for n, net in networks.items()
     }
     assert not moved["teacher"] and {"depth_embedding.0.weight", "motion_embedding.0.weight"} <= moved["student"]
     assert moved["target"] == moved["student"]
+
+
+def test_a_samples_conditions_are_the_same_however_the_batch_is_split(clips, data, composer):
+    batches = student(clips, data, composer).batches
+    for step in range(3):
+        whole, half = batches.batch(step, range(4)), batches.batch(step, range(2, 4))
+        for name, (places, pixels) in half.extra["conditions"].items():
+            all_places, all_pixels = whole.extra["conditions"][name]
+            late = all_places >= 2
+            assert torch.equal(all_places[late] - 2, places) and torch.equal(all_pixels[late], pixels)
+        names = {n for n, (p, _) in whole.extra["conditions"].items() if (p >= 2).any()}
+        assert names == set(half.extra["conditions"])
 
 
 def test_the_depth_task_learns_and_resumes(tmp_path):

@@ -216,5 +216,3 @@ def test_a_resumed_task_is_identical():
         assert all(torch.equal(v, ends[1][part][k]) for k, v in ends[0][part].items()), part
     moments = [[v["exp_avg_sq"] for v in e["optimizer"]["state"].values()] for e in ends]
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
-
-

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_training as tiny
 import torch
 
 from training.engine.files import load_checkpoint, save_atomically
@@ -46,6 +47,7 @@ def test_two_processes_equal_one(tmp_path, alone):
     together = load_checkpoint(path)
     for part in ("student", "target", "average"):
         assert difference(alone, together, part) <= 1e-6, part
+    assert difference({"task": {"student": tiny.tiny_teacher().network.state_dict()}}, together, "student") > 1e-4
 
 
 def test_two_processes_with_spread_parameters_equal_one(tmp_path, alone):
@@ -67,7 +69,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     a, b = load_checkpoint(whole), load_checkpoint(path)
     for part in ("student", "target", "average"):
         assert difference(a, b, part) == 0, part
-    for old, new in zip(a["task"]["optimizer"]["state"].values(), b["task"]["optimizer"]["state"].values(), strict=True):
+    for old, new in zip(
+        a["task"]["optimizer"]["state"].values(), b["task"]["optimizer"]["state"].values(), strict=True
+    ):
         assert all(torch.equal(old[k], new[k]) for k in old)
 
 
@@ -105,7 +109,9 @@ def test_ctrl_c_finishes_the_step_and_saves(started):
     _, errors = process.communicate(timeout=120)
     saved = load_checkpoint(path)
     assert process.returncode != 0 and saved["step"] >= before
-    assert f"stopped after step {saved['step'] - 1} and saved" in errors and "Traceback" not in errors.split("stopped")[0]
+    assert (
+        f"stopped after step {saved['step'] - 1} and saved" in errors and "Traceback" not in errors.split("stopped")[0]
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
@@ -135,6 +141,9 @@ def test_every_shipped_configuration_is_read():
     found = sorted(p.name for p in CONFIGS.glob("*.yaml"))
     assert found == ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "multi_node.yaml"]
     kinds = {name: str(load_config_from_file(str(CONFIGS / name)).distributed_type).split(".")[-1] for name in found}
-    assert kinds == {"cpu.yaml": "MULTI_CPU", "ddp.yaml": "MULTI_GPU", "fsdp.yaml": "FSDP", "multi_node.yaml": "MULTI_GPU"}
-
-
+    assert kinds == {
+        "cpu.yaml": "MULTI_CPU",
+        "ddp.yaml": "MULTI_GPU",
+        "fsdp.yaml": "FSDP",
+        "multi_node.yaml": "MULTI_GPU",
+    }

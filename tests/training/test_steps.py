@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training import distill, mini, pretrain, train_autoencoder
+from training import mini, pretrain, train_autoencoder
 from training.data import captions, world
 from training.data.latents import LatentClips, cached_latents, decode_clips, encode_clips
 from training.loop import step_generator
@@ -62,37 +62,6 @@ def test_timesteps_are_stratified_and_lean_to_noise():
     t = pretrain.stratified_timesteps(1000, torch.Generator().manual_seed(0), power=1.0)
     assert (t - torch.arange(1000)).abs().max() <= 1
     assert pretrain.stratified_timesteps(1000, torch.Generator(), power=0.75).float().mean() > 540
-
-
-def test_distillation_trains_the_student_only(data):
-    model = mini.TextVideoModel(captions.CaptionTokens().vocabulary)
-    torch.nn.init.normal_(model.unet.out[2].weight, std=0.05)
-    options = argparse.Namespace(steps=3, batch=2, learning_rate=1e-3, w=3.0, target_ema=0.95, ema=0.99)
-    task = distill.DistillTask(data, model.requires_grad_(False), options)
-    before = {n: snapshot(getattr(task, n)) for n in ("teacher", "text", "student", "target")}
-    student_before = snapshot(task.student)
-    values = task.step(0, step_generator(0, 0))
-    assert np.isfinite(values["loss"]) and values["loss"] > 0
-    assert not changed(before["teacher"], task.teacher) and not changed(before["text"], task.text)
-    assert changed(before["student"], task.student)
-    key = "out.2.weight"
-    expected = 0.95 * student_before[key] + 0.05 * task.student.state_dict()[key]
-    torch.testing.assert_close(task.target.state_dict()[key], expected)
-
-
-def test_an_interrupted_distillation_resumes_exactly(data):
-    model = mini.TextVideoModel(captions.CaptionTokens().vocabulary).requires_grad_(False)
-    options = argparse.Namespace(steps=4, batch=2, learning_rate=1e-3, w=3.0, target_ema=0.95, ema=0.99)
-    whole = distill.DistillTask(data, model, options)
-    for i in range(3):
-        whole.step(i, step_generator(0, i))
-    first = distill.DistillTask(data, model, options)
-    first.step(0, step_generator(0, 0))
-    second = distill.DistillTask(data, model, options)
-    second.load_state(first.state())
-    for i in (1, 2):
-        second.step(i, step_generator(0, i))
-    assert not changed(snapshot(whole.student), second.student)
 
 
 def test_light_blocks_are_no_ops_until_they_grow():

@@ -110,13 +110,17 @@ class Recipe:
                 raise ValueError(f"{field} is {value}; allowed: 1 or more.")
         for field in ("target_ema", "average_ema"):
             if not 0.0 <= (value := getattr(self, field)) < 1.0:
-                raise ValueError(f"{field} is {value}; allowed: 0 up to, not including, 1. The paper's target has 0.95.")
+                raise ValueError(
+                    f"{field} is {value}; allowed: 0 up to, not including, 1. The paper's target has 0.95."
+                )
         if self.steps < 0 or self.learning_rate <= 0:
             raise ValueError(
                 f"steps is {self.steps} and learning_rate {self.learning_rate}; allowed: 0 or more, and above 0."
             )
         if self.release == "average" and not self.average_ema:
-            raise ValueError("release is 'average' but average_ema is 0; give a decay such as 0.999, or release another.")
+            raise ValueError(
+                "release is 'average' but average_ema is 0; give a decay such as 0.999, or release another."
+            )
 
     def rate(self, index: int) -> float:
         """Learning rate of a step."""
