@@ -4,8 +4,9 @@
 process, so that a machine that slows down slows all; it prints samples a second of each, the median of the ratios of
 neighbouring turns, and exits with 1 when ours is not ``--goal`` times as fast. The authors' loop
 (``train_videolcm_t2v_entrance.py``): clips through the VAE and captions through the text encoder in every step, a
-prompt pass and a negative pass of the teacher, an average updated parameter by parameter. Ours: latents and text from
-the cache, both passes in one batch, the frozen teacher in low precision, fused updates.
+prompt pass and a negative pass of the teacher, an average updated parameter by parameter; and layers as they wrote
+them, for which diffusers' ``UNet3DConditionModel`` stands: the same function of the same weights, checked here. Ours:
+our layers, latents and text from the cache, both passes in one batch, the frozen teacher in low precision, fused updates.
 
 On one CPU thread, seconds are those of the processor, so that other programs do not count. ``--device cuda`` measures
 the wall time of finished work.
@@ -32,6 +33,8 @@ from training import mini
 from training.data import world
 from training.data.tokens import tokenize
 from training.methods.consistency_distillation import ConsistencyDistillation
+from videolcm_core.checkpoints.keymaps import vgen_to_diffusers
+from videolcm_core.models.unet3d import UNet3D
 
 ROOT = Path(__file__).resolve().parent.parent
 W, EMA = 9.0, 0.95
@@ -41,6 +44,7 @@ W, EMA = 9.0, 0.95
 class Parts:
     """Which parts of the step are ours."""
 
+    our_layers: bool = False
     cached_latents: bool = False
     cached_text: bool = False
     one_teacher_pass: bool = False
@@ -49,15 +53,60 @@ class Parts:
 
 
 AUTHORS = Parts()
-OURS = Parts(cached_latents=True, cached_text=True, one_teacher_pass=True, frozen_teacher=True, fused_updates=True)
+OURS = Parts(
+    our_layers=True,
+    cached_latents=True,
+    cached_text=True,
+    one_teacher_pass=True,
+    frozen_teacher=True,
+    fused_updates=True,
+)
 LADDER = {
     "authors' formulation": AUTHORS,
-    "+ latents from the cache": replace(AUTHORS, cached_latents=True),
-    "+ text from the cache": replace(AUTHORS, cached_latents=True, cached_text=True),
+    "+ our layers": replace(AUTHORS, our_layers=True),
+    "+ latents from the cache": replace(AUTHORS, our_layers=True, cached_latents=True),
+    "+ text from the cache": replace(AUTHORS, our_layers=True, cached_latents=True, cached_text=True),
     "+ prompt and negative prompt in one batch": replace(OURS, frozen_teacher=False, fused_updates=False),
     "+ frozen teacher in bfloat16": replace(OURS, fused_updates=False),
     "+ fused AdamW and average: ours": OURS,
 }
+
+
+class Published(nn.Module):
+    """Diffusers' network with the weights of ours, called as ours is."""
+
+    def __init__(self, ours: UNet3D) -> None:
+        super().__init__()
+        import diffusers
+        from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+
+        config = ours.config
+        levels = len(config.channel_mult)
+        self.network = diffusers.UNet3DConditionModel(
+            block_out_channels=tuple(config.model_channels * mult for mult in config.channel_mult),
+            layers_per_block=config.num_res_blocks,
+            down_block_types=("CrossAttnDownBlock3D",) * levels,
+            up_block_types=("CrossAttnUpBlock3D",) * levels,
+            cross_attention_dim=config.context_dim,
+            attention_head_dim=config.head_dim,
+        )
+        # Its first temporal transformer has eight heads whatever the configuration says.
+        self.network.transformer_in = TransformerTemporalModel(
+            num_attention_heads=config.num_heads, attention_head_dim=config.head_dim,
+            in_channels=config.model_channels, num_layers=1,
+        )  # fmt: skip
+        own = ours.state_dict()
+        weights = {other: own[key] for key, other in vgen_to_diffusers(own).items()}
+        weights = {key: value.squeeze(-1) if value.ndim == 3 else value for key, value in weights.items()}
+        weights["conv_in.weight"] = weights["conv_in.weight"][:, :4]
+        self.network.load_state_dict(weights)
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.dropout
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """As ours."""
+        return self.network(x, t, context).sample
 
 
 class Step:
@@ -68,7 +117,8 @@ class Step:
         self.parts, self.device = parts, device
         whole = mini.load_all_in_one(ROOT / "models" / "videolcm-mini-teacher.safetensors")
         self.text, self.autoencoder = whole.text.to(device), whole.autoencoder.to(device)
-        self.teacher = whole.unet.to(device)
+        network = whole.unet if parts.our_layers else Published(whole.unet).train(False).requires_grad_(False)
+        self.teacher = network.to(device)
         self.student = copy.deepcopy(self.teacher).requires_grad_(True).train(True)
         self.target = copy.deepcopy(self.teacher)
         if parts.frozen_teacher:
@@ -153,6 +203,16 @@ def seconds(step: Step) -> float:
     return clock() - start
 
 
+@torch.no_grad()
+def largest_difference(first: nn.Module, second: nn.Module, device: torch.device) -> float:
+    """Of two networks' outputs for the same input, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, world.FRAMES, world.SIZE // 8, world.SIZE // 8, generator=generator).to(device)
+    context = torch.randn(1, 77, mini.UNET.context_dim, generator=generator).to(device)
+    t = torch.tensor([500], device=device)
+    return (first(x, t, context) - second(x, t, context)).abs().max().item()
+
+
 def main() -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,6 +226,7 @@ def main() -> int:
     device = torch.device(options.device)
     steps = {name: Step(parts, options.batch, device) for name, parts in LADDER.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
+    difference = largest_difference(*(steps[name].teacher for name in list(steps)[:2]), device)
     for step in steps.values():
         step()
     for _ in range(options.rounds):
@@ -173,6 +234,7 @@ def main() -> int:
             times[name].append(seconds(step))
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{hardware}, {options.threads} threads, torch {torch.__version__}, batch {options.batch}, bfloat16 autocast")
+    print(f"largest difference of the two networks' outputs: {difference:.1e}")
     print("| step | samples/s | times the authors' | times the line above |\n|---|---|---|---|")
     first, before = next(iter(times)), next(iter(times))
     ratio = 1.0

@@ -63,7 +63,8 @@ class Evaluation:
         self.rows: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, dict[str, Tensor]] = {}
         self.references: dict[str, dict[str, results.Reference]] = {}
-        self.reference_clips = HeldOut(options.corpus).count
+        available = HeldOut(options.corpus).count
+        self.reference_clips = min(options.reference or available, available)
         self.protocol = protocol(options, self.reference_clips)
 
     def source(self, row: Row) -> Source:
@@ -225,6 +226,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", metavar="NETWORK:SAMPLER:STEPS[:CFG]", help="default: every network")
     parser.add_argument("--given", nargs="*", default=[], metavar="CONDITION", help="for example depth")
     parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--reference", type=int, default=0, help="real clips to compare with (default: all held-out)")
     parser.add_argument("--cfg", type=float, nargs="+", default=[1.5, 3.0], help="guidance of guided samplers")
     parser.add_argument("--cfg-clips", type=int, default=64, help="clips that choose it when several are given")
     known = "; ".join(f"{n}: {m.title}" for n, m in MEASURES.items())

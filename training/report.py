@@ -1,4 +1,4 @@
-"""Put evaluations into README and model card: ``python -m training.report --evaluation DIR guidance=DIR --control DIR``.
+"""Put evaluations into README and model card: ``python -m training.report --evaluation [SECTION=]DIR --control DIR``.
 
 Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``; another
 section where the folder is written ``SECTION=DIR``) and between ``<!-- control -->`` and ``<!-- /control -->``

