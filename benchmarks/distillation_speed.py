@@ -6,7 +6,7 @@ neighbouring turns, and exits with 1 when ours is not ``--goal`` times as fast. 
 (``train_videolcm_t2v_entrance.py``): clips through the VAE and captions through the text encoder in every step, a
 prompt pass and a negative pass of the teacher, an average updated parameter by parameter; and layers as they wrote
 them, for which diffusers' ``UNet3DConditionModel`` stands: the same function of the same weights, checked here. Ours:
-our layers, latents and text from the cache, both passes in one batch, the frozen teacher in low precision, fused updates.
+our layers, latents and text from the cache, both passes in one batch, the teacher in low precision, fused updates.
 
 On one CPU thread, seconds are those of the processor, so that other programs do not count. ``--device cuda`` measures
 the wall time of finished work.
