@@ -78,6 +78,9 @@ def lora_key_map(model: Any) -> dict[str, str]:
     """
     key_map = host.unet_lora_keys(model)
     keys = [key for key in model.diffusion_model.state_dict() if key.endswith(".weight")]
+    for key in keys:  # peft's folders of students that this pack's training made
+        for prefix in MODULE_PREFIXES[1:]:
+            key_map[prefix + key.removesuffix(".weight")] = f"diffusion_model.{key}"
     for own, theirs in vgen_to_diffusers(keys).items():
         module = theirs.removesuffix(".weight")
         for name in _spellings(module):

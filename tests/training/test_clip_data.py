@@ -613,7 +613,7 @@ def test_cached_latents_are_those_of_the_clips(tmp_path, encoders):
     for i in range(4):
         pixels = folder.read(i, rng()).values
         sample = fixed.read(i, rng())
-        expected = latents.encode_clips(encoders.parts.autoencoder, pixels[None].numpy())[0]
+        expected = latents.encode_clips(encoders.autoencoder, pixels[None].numpy())[0]
         assert sample.values.shape == (4, len(pixels), 2, 2) and sample.values.dtype == torch.float16
         assert torch.equal(sample.values, expected)
         assert sample.caption == folder.caption(i) and torch.equal(sample.text, encoders.text(sample.caption))
@@ -650,10 +650,8 @@ def test_another_encoder_or_sampling_begins_anew(tmp_path, encoders):
     assert report.encoded == 2 and report.anew == "the sampling changed"
     changed = cache.Encoders.load(START)
     with torch.no_grad():
-        next(changed.parts.autoencoder.parameters()).add_(0.1)
-    other = replace(
-        changed, identity={**changed.identity, "autoencoder": latents.fingerprint(changed.parts.autoencoder)}
-    )
+        next(changed.autoencoder.parameters()).add_(0.1)
+    other = replace(changed, identity={**changed.identity, "autoencoder": latents.fingerprint(changed.autoencoder)})
     with pytest.raises(ValueError, match=r"other encoders.*Repeat the cache command"):
         CachedClips.open(out, other.identity)
     report = build(clips, out, other, replace(SMALL, fps=4.0))
