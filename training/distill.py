@@ -24,7 +24,7 @@ from .data.opening import DataSpec, open_batches
 from .engine import costs
 from .engine.distillation import DistillationTask, Scale
 from .engine.files import released_state
-from .engine.processes import is_sharded, open_accelerator
+from .engine.processes import launched_sharded, open_accelerator
 from .engine.trackers import TRACKERS, check_tracker
 from .engine.validation import Scenes, Validation, decoder
 from .loop import Hook, LoopOptions, run
@@ -76,6 +76,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     scale.add_argument("--accumulation", type=int, default=1, help="parts of a step's batch, one after the other")
     scale.add_argument("--checkpointing", action="store_true", help="compute activations twice, keep less memory")
     scale.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    scale.add_argument("--shard", action="store_true", help="spread the weights over processes, as fsdp.yaml does")
     scale.add_argument("--cpu", action="store_true", help="stay on the CPU")
     watch = parser.add_argument_group("watching")
     watch.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
@@ -128,7 +129,7 @@ def data_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, devic
         missing_captions=options.missing_captions, text_encoder=options.text_encoder,
     )  # fmt: skip
     batching = BatchOptions(
-        batch=recipe.batch, image_batch=recipe.image_batch, ratio=Ratio(images=recipe.images, clips=recipe.clips),
+        batch=recipe.batch, image_batch=recipe.image_batch, ratio=Ratio(images=recipe.images, clips=recipe.videos),
         seed=recipe.seed, workers=options.workers,
     )  # fmt: skip
     return open_batches(spec, batching, teacher, device=device)
@@ -144,7 +145,7 @@ def student_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, ac
         if options.export_kohya or options.export_peft:
             raise ValueError("--export-kohya and --export-peft write LoRAs and all weights train; give --lora RANK.")
         return full_student(teacher)
-    if is_sharded(accelerator):
+    if launched_sharded(accelerator) or options.shard:
         raise ValueError("--lora with spread parameters (FSDP); allowed: LoRA on one GPU or with ddp.yaml, where it "
                          "needs little memory. Launch with training/configs/ddp.yaml.")  # fmt: skip
     return lora_student(teacher, LoraOptions(rank=options.lora, alpha=options.lora_alpha), seed=recipe.seed)
@@ -157,12 +158,13 @@ def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
 
 def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> str:
     """The resolved recipe and what it costs on each GPU."""
-    processes = Accelerator(cpu=options.cpu).num_processes
+    accelerator = Accelerator(cpu=options.cpu)
+    processes, spread = accelerator.num_processes, options.shard or launched_sharded(accelerator)
     network = costs.measure(teacher.config, latent_shape(teacher))
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(
-        lora_rank=options.lora, checkpointing=options.checkpointing, average=bool(recipe.average_ema),
+        lora_rank=options.lora, checkpointing=options.checkpointing, processes=processes if spread else 1, average=bool(recipe.average_ema),
         teacher_bytes=4 if recipe.teacher_precision == "float32" else 2, compute_bytes=low,
     )  # fmt: skip
     parts = costs.memory(network, layout, each)
@@ -214,9 +216,12 @@ def loop_options(options: argparse.Namespace, recipe: Recipe, task: Distillation
     )  # fmt: skip
 
 
-def scale_of(options: argparse.Namespace) -> Scale:
+def scale_of(options: argparse.Namespace, accelerator: Accelerator) -> Scale:
     """How the work is laid out."""
-    return Scale(accumulation=options.accumulation, checkpointing=options.checkpointing, compile=options.compile)
+    return Scale(
+        accumulation=options.accumulation, checkpointing=options.checkpointing, compile=options.compile,
+        shard=options.shard or launched_sharded(accelerator),
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -231,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=options.cpu)
     batches = data_of(options, recipe, teacher, accelerator.device)
     student = student_of(options, recipe, teacher, accelerator)
-    task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options))
+    task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options, accelerator))
     run(task, loop_options(options, recipe, task, teacher), accelerator)
     if accelerator.is_main_process and batches.skipped.reasons:
         print(batches.skipped.summary(len(batches.sources["video"])) if "video" in batches.sources else batches.skipped)

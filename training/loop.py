@@ -186,7 +186,7 @@ class _Run:
         changed = [k for k, v in self.description.items() if k in known and known[k] != v and k != "steps"]
         if changed and self.main:
             told = ", ".join(f"{k}: {known[k]} -> {self.description[k]}" for k in changed)
-            warnings.warn(f"{self.options.checkpoint} was trained with other settings and goes on with new ones: {told}",
+            warnings.warn(f"{self.options.checkpoint} was trained with other settings and goes on with these: {told}",
                           stacklevel=3)  # fmt: skip
         self.task.load_state(saved["task"])
         return int(saved["step"])

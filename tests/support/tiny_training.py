@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-import torch
+import torch  # noqa: E402
 
-from training.engine.distillation import DistillationTask, Scale
-from training.engine.processes import open_accelerator
-from training.loop import LoopOptions, run
-from training.recipes import mini, paper
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
-from videolcm_core.schedule import Schedule
+from training.engine.distillation import DistillationTask, Scale  # noqa: E402
+from training.engine.processes import open_accelerator  # noqa: E402
+from training.loop import LoopOptions, run  # noqa: E402
+from training.recipes import mini, paper  # noqa: E402
+from videolcm_core.models.unet3d import UNet3D, UNetConfig  # noqa: E402
+from videolcm_core.schedule import Schedule  # noqa: E402
 
 CONFIG = UNetConfig(
     model_channels=64, channel_mult=(1, 1), num_res_blocks=1, attention_scales=(1.0,), context_dim=16, num_heads=1,
@@ -89,8 +89,8 @@ def tiny_teacher(dropout=0.0, seed=0):
 def exact_recipe(**changes):
     """The paper's in float32, with a rate at which a few steps are visible.
 
-    Adam divides each gradient by its own size: at its usual eps, 1e-8, the rounding of a gradient that is 1e-9 becomes a
-    step of full length. A larger eps keeps rounding small, so that layouts can be compared.
+    Adam divides each gradient by its own size: at its usual eps, 1e-8, the rounding of a gradient that is 1e-9 becomes
+    a step of full length. A larger eps keeps rounding small, so that layouts can be compared.
     """
     values = {
         "adam_eps": 1e-3,
@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--save-steps", type=int, default=1)
+    parser.add_argument("--shard", action="store_true")
     parser.add_argument("--mini", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -124,7 +125,7 @@ def main():
     if options.mini:
         recipe = replace(mini(), steps=options.steps, batch=4)
     accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=True)
-    scale = Scale(accumulation=options.accumulation)
+    scale = Scale(accumulation=options.accumulation, shard=options.shard)
     task = tiny_task(recipe, accelerator, scale, TinyBatches(kill_at=options.kill_at))
     loop = LoopOptions(checkpoint=options.out, steps=options.steps, save_steps=options.save_steps)
     run(task, loop, accelerator)

@@ -165,7 +165,8 @@ def step_seconds(flops: float) -> str:
         name = torch.cuda.get_device_name()
         peak = next((v for k, v in PEAK.items() if k in name), None)
         if peak is None:
-            return f"unknown for {name}; at 100 TFLOP/s and {UTILISATION:.0%} of it {flops / (1e14 * UTILISATION):.2f} s a step"
+            seconds = flops / (1e14 * UTILISATION)
+            return f"unknown for {name}; at {UTILISATION:.0%} of 100 TFLOP/s {seconds:.2f} s a step"
         return f"about {flops / (peak * UTILISATION):.2f} s a step on {name}, at {UTILISATION:.0%} of its peak"
     side = 512
     a = torch.rand(side, side)

@@ -16,7 +16,7 @@ from ..methods import parts
 from ..methods.consistency_distillation import ConsistencyDistillation
 from ..recipes.recipe import Recipe
 from .networks import Predictor, TargetNetwork, checkpoint_activations, local, spatial_parameters
-from .processes import fill, fill_optimizer, is_sharded, optimizer_state, shard, share, whole
+from .processes import fill, fill_optimizer, optimizer_state, shard, share, whole
 from .progress import bin_means, bin_sums
 from .randomness import Draws, draw_samples, seed_dropout
 
@@ -82,11 +82,13 @@ class Scale:
         accumulation: parts that a process computes its batch in.
         checkpointing: compute activations again in the backward pass.
         compile: compile the networks.
+        shard: spread parameters, gradients and optimiser over the processes (FSDP).
     """
 
     accumulation: int = 1
     checkpointing: bool = False
     compile: bool = False
+    shard: bool = False
 
 
 def build_method(recipe: Recipe, teacher: TeacherLike, device: torch.device) -> ConsistencyDistillation:
@@ -134,15 +136,12 @@ class DistillationTask:
         # The averages are copied before the student is moved, spread or compiled.
         self.target = TargetNetwork(teacher.network, recipe.target_ema, dropout=recipe.target_dropout)
         self.average = TargetNetwork(teacher.network, recipe.average_ema) if recipe.average_ema else None
-        self.spatial = spatial_parameters(student.network)
         self._prepare_student()
         self.teacher = Predictor(
             teacher.network.to(_DTYPES[recipe.teacher_precision]).requires_grad_(False).train(recipe.teacher_dropout)
         )
-        self.teacher = shard(accelerator, self.teacher)
-        for network in (self.target, self.average):
-            if network is not None:
-                shard(accelerator, network.predictor)
+        for predictor in [self.teacher] + [n.predictor for n in (self.target, self.average) if n is not None]:
+            self._place(predictor)
         if self.scale.compile:
             for predictor in (self.predictor, self.teacher, self.target.predictor):
                 predictor.forward = torch.compile(predictor.forward)  # type: ignore[method-assign]
@@ -150,18 +149,30 @@ class DistillationTask:
         self.uncond = batches.uncond_context(negative).to(device)
         share(batches.size(0), 0, accelerator.num_processes, self.scale.accumulation)
 
+    def _place(self, predictor: Predictor) -> None:
+        """Move a network that follows to the device, spread like the student."""
+        if self.scale.shard:
+            # The average takes no part in a step: its precision is that of its weights.
+            shard(self.accelerator, predictor, self.recipe.precision)
+        else:
+            predictor.to(self.accelerator.device)
+
     def _prepare_student(self) -> None:
         r, network = self.recipe, self.student.network
         if self.scale.checkpointing:
             checkpoint_activations(network)  # type: ignore[arg-type]
         network.train(True)
+        positions = _positions(network, spatial_parameters(network))
+        self.predictor: nn.Module = Predictor(network)
+        if self.scale.shard:  # replaces the parameters, so that it comes before the optimiser
+            shard(self.accelerator, self.predictor, r.precision)
         optimizer = torch.optim.AdamW(
             self.student.trainable(), lr=r.learning_rate, betas=(r.beta1, r.beta2), eps=r.adam_eps,
-            weight_decay=r.weight_decay, fused=not is_sharded(self.accelerator),
+            weight_decay=r.weight_decay, fused=not self.scale.shard,
         )  # fmt: skip
-        positions = _positions(network, self.spatial)
-        self.predictor, self.optimizer = self.accelerator.prepare(Predictor(network), optimizer)
-        # Spreading replaces the parameters: those to be scaled are found again by their place.
+        self.optimizer: Any = optimizer
+        if not self.scale.shard:
+            self.predictor, self.optimizer = self.accelerator.prepare(self.predictor, optimizer)
         parameters = list(network.parameters())
         self.spatial = [parameters[i] for i in positions]
 
@@ -174,7 +185,7 @@ class DistillationTask:
         state: dict[str, Any] = {
             "student": whole(self.student.network.state_dict()),
             "target": whole(self.target.state_dict()),
-            "optimizer": optimizer_state(self.accelerator, self.predictor, _inner(self.optimizer)),
+            "optimizer": optimizer_state(self.predictor, _inner(self.optimizer)),
         }
         if self.average is not None:
             state["average"] = whole(self.average.state_dict())
@@ -187,7 +198,7 @@ class DistillationTask:
         fill(self.target.network, state["target"])
         if self.average is not None:
             fill(self.average.network, state["average"])
-        fill_optimizer(self.accelerator, self.predictor, _inner(self.optimizer), state["optimizer"])
+        fill_optimizer(self.predictor, _inner(self.optimizer), state["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -82,7 +82,7 @@ def checkpoint_activations(network: UNet3D) -> None:
 
 
 def spatial_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The authors' "SD image keys" (682 of the large network): all but layers of time, conditions and ``time_embed``."""
+    """The authors' "SD image keys", 682 of the large network: all but time, conditions and ``time_embed``."""
     temporal = {
         id(p)
         for module in network.modules()

@@ -36,35 +36,47 @@ def open_accelerator(
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulation, cpu=cpu, kwargs_handlers=[ddp]
     )
-    if is_sharded(accelerator):
-        _keep_sums_exact(accelerator.state.fsdp_plugin, precision)
     return accelerator
 
 
-def _keep_sums_exact(plugin: Any, precision: str) -> None:
-    """Gradients are added up in float32: accelerate's default adds bfloat16 over the ranks."""
-    if plugin.fsdp_version != 2:
-        raise ValueError(f"fsdp_version is {plugin.fsdp_version}; allowed: 2. Use training/configs/fsdp.yaml.")
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    compute = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(
-        param_dtype=compute, reduce_dtype=torch.float32, output_dtype=torch.float32, cast_forward_inputs=False
-    )
-
-
-def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether parameters are spread over the processes (FSDP)."""
+def launched_sharded(accelerator: Accelerator) -> bool:
+    """Whether ``accelerate launch`` was told to spread parameters (``distributed_type: FSDP``)."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def shard(accelerator: Accelerator, module: nn.Module) -> nn.Module:
-    """Move a network without optimiser to this process's device, spread like the student where that is."""
-    if is_sharded(accelerator):
-        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+def shard(accelerator: Accelerator, predictor: nn.Module, precision: str) -> nn.Module:
+    """Spread a network's parameters over all processes, block by block (torch's fully_shard, "FSDP2").
 
-        return fsdp2_prepare_model(accelerator, module)
-    return module.to(accelerator.device)
+    Done here and not by accelerate, which spreads the one network that its optimiser trains: the target and the teacher
+    are spread too, and gradients are added up in float32, not in bfloat16.
+
+    Args:
+        accelerator: of this process.
+        predictor: with ``network``, a `UNet3D`.
+        precision: that the network computes in.
+
+    Raises:
+        ValueError: float16, whose scaler does not know spread gradients.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if precision == "fp16":
+        raise ValueError("precision is 'fp16' with spread parameters (FSDP); allowed: no, bf16. Give --precision bf16.")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32,
+        output_dtype=torch.float32, cast_forward_inputs=False,
+    )  # fmt: skip
+    network = predictor.to(accelerator.device).network
+    for block in (*network.input_blocks, *network.middle_block, *network.output_blocks):  # type: ignore[union-attr, misc]
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(predictor, mesh=mesh, mp_policy=policy)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a network's parameters are spread over processes."""
+    return any(hasattr(p, "full_tensor") for p in module.parameters())
 
 
 def share(size: int, rank: int, processes: int, accumulation: int) -> list[range]:
@@ -96,17 +108,17 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state into a network that may be spread over processes."""
+    if not is_sharded(module):
+        module.load_state_dict(state)
+        return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    if any(hasattr(p, "full_tensor") for p in module.parameters()):
-        set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True))
-    else:
-        module.load_state_dict(state)
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True))
 
 
-def optimizer_state(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state, put together where it is spread."""
-    if not is_sharded(accelerator):
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state, put together where it is spread; every process must call it."""
+    if not is_sharded(module):
         return optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
@@ -114,23 +126,22 @@ def optimizer_state(accelerator: Accelerator, module: nn.Module, optimizer: torc
     return {"by_name": get_optimizer_state_dict(module, optimizer, options=options)}
 
 
-def fill_optimizer(
-    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-) -> None:
+def fill_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Take back what `optimizer_state` gave.
 
     Raises:
         ValueError: the state is of the other kind, spread or not.
     """
-    if is_sharded(accelerator) != ("by_name" in state):
+    if is_sharded(module) != ("by_name" in state):
         kinds = ("spread (FSDP)", "not spread") if "by_name" in state else ("not spread", "spread (FSDP)")
         raise ValueError(
             f"the checkpoint's optimiser is {kinds[0]} and this run's is {kinds[1]}; allowed: the same kind, with any "
             "number of processes. Launch with the configuration the run began with."
         )
-    if not is_sharded(accelerator):
+    if not is_sharded(module):
         optimizer.load_state_dict(dict(state))
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-    set_optimizer_state_dict(module, optimizer, state["by_name"], options=StateDictOptions(full_state_dict=True))
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(module, optimizer, state["by_name"], options=options)

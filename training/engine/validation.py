@@ -70,6 +70,9 @@ class Validation:
         steps: numbers of student steps.
         teacher_steps: of DDIM.
         fps: of the moving picture.
+
+    Raises:
+        ValueError: parameters are spread over processes.
     """
 
     def __init__(
@@ -84,6 +87,11 @@ class Validation:
         teacher_steps: int = 25,
         fps: int = 8,
     ) -> None:
+        if task.scale.shard:
+            raise ValueError(
+                "samples while training need a whole network on a process, and parameters are spread (FSDP). Leave "
+                "--validate-every out and look at the checkpoints with training.evaluate."
+            )
         self.task, self.teacher, self.scenes, self.folder = task, teacher, scenes, folder
         self.decode, self.steps, self.teacher_steps, self.fps = (
             decode or latent_colors,
@@ -116,7 +124,7 @@ class Validation:
         device = task.accelerator.device
         if self.network is None:
             # In the teacher's precision: a picture needs no more, and it is one copy of the network beside the others.
-            self.network = copy.deepcopy(_plain(self.teacher.network)).train(False)
+            self.network = copy.deepcopy(self.teacher.network).train(False)
         self.network.load_state_dict({k: v.to(device) for k, v in state.items()})
         self.network.to(device)
         schedule = self.teacher.schedule.to(device, torch.float32)
@@ -161,20 +169,6 @@ class Validation:
                 return predictor(x, t, context, conditions)
 
         return model
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """A network that is not spread over processes.
-
-    Raises:
-        ValueError: it is.
-    """
-    if any(hasattr(p, "full_tensor") for p in network.parameters()):
-        raise ValueError(
-            "validation needs a whole teacher on each process, and parameters are spread (FSDP). Leave --validate-every "
-            "out and evaluate the checkpoints with training.evaluate."
-        )
-    return network
 
 
 def latent_colors(latents: Tensor) -> Tensor:
