@@ -130,7 +130,7 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
     kept, gone = (torch.load(c, weights_only=True)["value"] for c in chunks)
     time_kept = chunks[0].stat().st_mtime_ns
     chunks[1].unlink()
-    for other in chunks[1].parent.glob("f*_000008.pt"):
+    for other in chunks[1].parent.glob("f*_000008-000010.pt"):
         other.unlink()
     again = run(corpus, tmp_path, monkeypatch)
     assert chunks[0].stat().st_mtime_ns == time_kept
@@ -162,7 +162,10 @@ def test_another_file_sampler_or_condition_is_another_cache(tmp_path):
     others = [{}, {"hashes": ("b",)}, {"given": ("depth",)}, {"row": sampling.Row(model="student", steps=4, cfg=2.0)}]
     folders = {sources.Source(**(base | other)).folder(tmp_path) for other in others}
     assert len(folders) == 4
-    assert sources.Source(**base).folder(tmp_path) == sources.Source(**(base | {"clips": 16})).folder(tmp_path)
+    more = sources.Source(**(base | {"clips": 12}))
+    assert sources.Source(**base).folder(tmp_path) == more.folder(tmp_path)
+    names = [workers.chunk_path(tmp_path, "clips", c).name for c in more.chunks]
+    assert names == ["clips_000000-000008.pt", "clips_000008-000012.pt"]
 
 
 def test_missing_weights_and_networks_are_named(corpus, tmp_path):

@@ -113,8 +113,8 @@ class Workshop:
 
 
 def chunk_path(folder: Path, key: str, chunk: range) -> Path:
-    """File of a chunk."""
-    return folder / f"{key}_{chunk.start:06d}.pt"
+    """File of a chunk; a shorter last chunk is another file, so that a run of more clips makes its own."""
+    return folder / f"{key}_{chunk.start:06d}-{chunk.stop:06d}.pt"
 
 
 def measure_key(name: str, setup: Setup) -> str:
