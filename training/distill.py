@@ -164,7 +164,8 @@ def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> s
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(
-        lora_rank=options.lora, checkpointing=options.checkpointing, processes=processes if spread else 1, average=bool(recipe.average_ema),
+        lora_rank=options.lora, checkpointing=options.checkpointing, processes=processes if spread else 1,
+        average=bool(recipe.average_ema),
         teacher_bytes=4 if recipe.teacher_precision == "float32" else 2, compute_bytes=low,
     )  # fmt: skip
     parts = costs.memory(network, layout, each)

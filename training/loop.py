@@ -237,17 +237,17 @@ def run(task: Task, options: LoopOptions, processes: Processes | None = None) ->
     )  # fmt: skip
     try:
         with _Stop().caught() as stop:
-            _steps(this, bar, stop, tracker)
+            _steps(this, start, bar, stop, tracker)
     finally:
         bar.close()
         if tracker is not None:
             tracker.close()
 
 
-def _steps(this: _Run, bar: tqdm, stop: _Stop, tracker: Tracker | None) -> None:
+def _steps(this: _Run, start: int, bar: tqdm, stop: _Stop, tracker: Tracker | None) -> None:
     """The loop itself."""
     options, smooth, rate = this.options, Smooth(), Rate()
-    index = bar.initial
+    index = start
     try:
         for index in bar:
             values = dict(this.task.step(index, step_generator(options.seed, index)))
@@ -276,5 +276,5 @@ def _steps(this: _Run, bar: tqdm, stop: _Stop, tracker: Tracker | None) -> None:
             # Raised inside a step, which may have changed some parameters only: the file holds the state before it.
             bar.write(f"interrupted at step {index}; the same command resumes from {options.checkpoint}")
         raise
-    if bar.initial < options.steps:  # a finished run keeps its file
+    if start < options.steps:  # a finished run keeps its file
         this.save(options.steps)

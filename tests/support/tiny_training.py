@@ -125,6 +125,7 @@ def main():
     if options.mini:
         recipe = replace(mini(), steps=options.steps, batch=4)
     accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=True)
+    print(f"{accelerator.num_processes} processes")
     scale = Scale(accumulation=options.accumulation, shard=options.shard)
     task = tiny_task(recipe, accelerator, scale, TinyBatches(kill_at=options.kill_at))
     loop = LoopOptions(checkpoint=options.out, steps=options.steps, save_steps=options.save_steps)

@@ -27,8 +27,8 @@ def train(*arguments, launcher=(), check=True):
     return done
 
 
-def launch(config, *more):
-    return ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), "--num_processes", "2", *more]
+TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"))
 
 
 def difference(a, b, part):
@@ -44,7 +44,7 @@ def alone(tmp_path_factory):
 
 def test_two_processes_equal_one(tmp_path, alone):
     path = tmp_path / "checkpoint.pt"
-    train("--out", path, launcher=launch("cpu.yaml"))
+    assert "2 processes" in train("--out", path, launcher=TWO).stdout
     together = load_checkpoint(path)
     for part in ("student", "target", "average"):
         assert difference(alone, together, part) <= 1e-6, part
@@ -53,8 +53,8 @@ def test_two_processes_equal_one(tmp_path, alone):
 
 def test_two_processes_with_spread_parameters_equal_one(tmp_path, alone):
     path = tmp_path / "checkpoint.pt"
-    train("--out", path, "--steps", "1", "--shard", launcher=launch("cpu.yaml"))
-    train("--out", path, "--shard", launcher=launch("cpu.yaml"))  # resumed
+    train("--out", path, "--steps", "1", "--shard", launcher=TWO)
+    train("--out", path, "--shard", launcher=TWO)  # resumed
     together = load_checkpoint(path)
     for part in ("student", "target", "average"):
         assert difference(alone, together, part) <= 1e-6, part
@@ -133,6 +133,12 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
         load_checkpoint(path)
 
 
+def test_accelerates_launcher_starts_the_same_run(tmp_path, alone):
+    path = tmp_path / "checkpoint.pt"
+    assert "1 processes" in train("--out", path, launcher=ACCELERATE).stdout
+    assert difference(alone, load_checkpoint(path), "student") == 0
+
+
 def test_every_shipped_configuration_is_read():
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -140,7 +146,7 @@ def test_every_shipped_configuration_is_read():
     assert found == ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "multi_node.yaml"]
     kinds = {name: str(load_config_from_file(str(CONFIGS / name)).distributed_type).split(".")[-1] for name in found}
     assert kinds == {
-        "cpu.yaml": "MULTI_CPU",
+        "cpu.yaml": "NO",
         "ddp.yaml": "MULTI_GPU",
         "fsdp.yaml": "FSDP",
         "multi_node.yaml": "MULTI_GPU",
