@@ -183,7 +183,7 @@ class SourceBatches:
             return [self._read(step, number) for number in samples]
         self._submit(step, samples)
         futures = self._ahead.pop((step, samples))
-        for key in [k for k in self._ahead if k[0] <= step]:  # read for nothing: the run was set to another step
+        for key in [k for k in self._ahead if k[0] < step]:  # read for nothing: the run was set to another step
             for future in self._ahead.pop(key):
                 future.cancel()
         return [future.result() for future in futures]

@@ -78,7 +78,7 @@ def load_autoencoder(path: Path) -> StableDiffusionAutoencoder:
     path = path / "vae" if (path / "vae").is_dir() else path
     if path.is_dir():
         try:
-            network: Any = AutoencoderKL.from_pretrained(str(path), local_files_only=True)
+            network: Any = AutoencoderKL.from_pretrained(str(path), local_files_only=True).float()
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(path, f"a folder that diffusers cannot read ({error})", _VAE, "Mend it.") from error
         scale = float(network.config.scaling_factor)
@@ -103,7 +103,7 @@ def load_text_encoder(path: Path) -> tuple[ClipTextEncoder, int]:
     path = path / "text_encoder" if (path / "text_encoder").is_dir() else path
     if path.is_dir() and (path / "config.json").is_file():
         try:
-            network: Any = CLIPTextModel.from_pretrained(str(path), local_files_only=True, dtype=torch.float32)
+            network: Any = CLIPTextModel.from_pretrained(str(path), local_files_only=True).float()
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(path, f"a folder that transformers cannot read ({error})", _TEXT, "Mend.") from error
     else:
