@@ -43,6 +43,7 @@ WEIGHTS = {
     "clip": (Path("runs/clip"), "your own copy of openai/clip-vit-base-patch16"),
 }
 """Default place of each measure's network, and what puts it there."""
+TEACHER = Path("models/videolcm-mini-teacher.safetensors")
 STEPS = "1,2,4,6,8,25,50"
 
 
@@ -67,13 +68,16 @@ class Evaluation:
         self.reference_clips = min(options.reference or available, available)
         self.protocol = protocol(options, self.reference_clips)
 
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """Files that complete a network: none for an all-in-one file."""
+        return () if path.suffix == ".safetensors" else tuple(self.options.parts)
+
     def source(self, row: Row) -> Source:
         """The clips of a cell."""
         path = self.networks[row.model]
-        parts = self.options.parts if path.suffix != ".safetensors" else None
-        hashes = [file_hash(path)] + ([file_hash(parts)] if parts else [])
+        parts = self.parts(path)
         return Source(
-            kind="cell", row=row, weights=path, parts=parts, hashes=tuple(hashes),
+            kind="cell", row=row, weights=path, parts=parts, hashes=tuple(file_hash(f) for f in (path, *parts)),
             given=tuple(self.options.given), clips=self.options.clips,
         )  # fmt: skip
 
@@ -104,7 +108,7 @@ class Evaluation:
         known: dict[str, str] = {}
         for model in sorted(used):
             path = self.networks[model]
-            parts = self.options.parts if path.suffix != ".safetensors" else None
+            parts = self.parts(path)
             mark = fingerprint(load_model(path, parts).autoencoder)
             known[model] = mark
             if mark in self.references:
@@ -217,12 +221,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
-    parser.add_argument("--teacher", type=Path, default=Path("models/videolcm-mini-teacher.safetensors"))
+    parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument(
         "--student", nargs="+", default=["models/videolcm-mini.safetensors"], metavar="NAME=FILE",
         help="any further networks; a FILE without name is called student",
     )  # fmt: skip
-    parser.add_argument("--parts", type=Path, help="all-in-one file that completes running checkpoints (.pt)")
+    parser.add_argument(
+        "--parts", type=Path, nargs="+", metavar="FILE",
+        help="complete running checkpoints (.pt): text encoder and autoencoder of the first file that has one "
+        "(default: --teacher, then the shipped teacher)",
+    )  # fmt: skip
     parser.add_argument("--cells", nargs="+", metavar="NETWORK:SAMPLER:STEPS[:CFG]", help="default: every network")
     parser.add_argument("--given", nargs="*", default=[], metavar="CONDITION", help="for example depth")
     parser.add_argument("--clips", type=int, default=512)
@@ -243,8 +251,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.cells is None:
         teacher = [f"teacher:{sampler}:{STEPS}" for sampler in ("ddim", "ddim-trailing", "dpm++")]
         options.cells = teacher + [f"{name}:lcm:{STEPS}" for name in list(networks(options))[1:]]
-    if options.parts is None and options.teacher.suffix == ".safetensors":
-        options.parts = options.teacher
+    options.parts = options.parts or [options.teacher, TEACHER]
     return options
 
 

@@ -11,7 +11,7 @@ import setup
 from training import evaluate, mini
 from training.data import world
 from training.data.corpus import shard_path
-from training.evaluation import measures, results, sampling, sources, tables, workers
+from training.evaluation import measures, models, results, sampling, sources, tables, workers
 from training.evaluation.samplers import SAMPLERS, trailing_timesteps
 from videolcm_core.sampling import sample_ddim
 from videolcm_core.schedule import ddim_timesteps
@@ -154,6 +154,27 @@ def test_two_processes_make_the_same_clips_as_one(corpus, tmp_path):
 
 def mini_file():
     return setup.ROOT / "models" / "videolcm-mini.safetensors"
+
+
+def test_running_checkpoints_are_completed_by_other_files(tmp_path):
+    whole = mini.load_all_in_one(mini_file())
+    unet, text = whole.unet.state_dict(), whole.text.state_dict()
+    teacher = {f"unet.{k}": v for k, v in unet.items()} | {
+        f"text.{k}": v + 1 if v.ndim > 1 else v for k, v in text.items()
+    }
+    torch.save({"step": 3, "task": {"average": teacher}}, tmp_path / "teacher.pt")
+    torch.save({"step": 3, "task": {"average": unet, "student": {}}}, tmp_path / "student.pt")
+    torch.save({"step": 3, "task": {"other": 1}}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match="no autoencoder and no text"):
+        models.load_model(tmp_path / "student.pt")
+    loaded = models.load_model(tmp_path / "student.pt", [tmp_path / "teacher.pt", mini_file()])
+    assert all(torch.equal(v, unet[k]) for k, v in loaded.unet.state_dict().items())
+    weight = next(k for k, v in text.items() if v.ndim > 1)
+    assert torch.equal(loaded.text.state_dict()[weight], text[weight] + 1), "the teacher's, not the shipped one"
+    with pytest.raises(ValueError, match="no averaged network"):
+        models.load_model(tmp_path / "foreign.pt", [mini_file()])
+    with pytest.raises(FileNotFoundError, match="none.pt"):
+        models.load_model(tmp_path / "none.pt")
 
 
 def test_another_file_sampler_or_condition_is_another_cache(tmp_path):

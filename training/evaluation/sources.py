@@ -26,8 +26,8 @@ class Source:
     Attributes:
         kind: "real", "autoencoded" or "cell".
         weights: file of the network ("cell") or autoencoder ("autoencoded"); its content's hash names the cache.
-        parts: file that completes a running checkpoint.
-        hashes: of both, where there are any.
+        parts: files that complete a running checkpoint.
+        hashes: of all of them.
         row: of a cell.
         given: conditions beside the caption.
         label: its name in the table, where it is no cell.
@@ -38,7 +38,7 @@ class Source:
     clips: int
     label: str = ""
     weights: Path | None = None
-    parts: Path | None = None
+    parts: tuple[Path, ...] = ()
     hashes: tuple[str, ...] = ()
     row: Row | None = None
     given: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ class Workshop:
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
         self.setup, self.held_out = setup, HeldOut(setup.corpus)
-        self._models: dict[tuple[Path | None, Path | None], mini.AllInOne] = {}
+        self._models: dict[tuple[Path | None, tuple[Path, ...]], mini.AllInOne] = {}
         self._judges: dict[str, Any] = {}
 
     def model(self, source: Source) -> mini.AllInOne:
