@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,8 @@ def shard(accelerator: Accelerator, predictor: nn.Module, precision: str) -> nn.
 
     if precision == "fp16":
         raise ValueError("precision is 'fp16' with spread parameters (FSDP); allowed: no, bf16. Give --precision bf16.")
+    # Outputs that are views are changed in place nowhere here.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32,
@@ -71,7 +74,8 @@ def shard(accelerator: Accelerator, predictor: nn.Module, precision: str) -> nn.
     network = predictor.to(accelerator.device).network
     for block in (*network.input_blocks, *network.middle_block, *network.output_blocks):  # type: ignore[union-attr, misc]
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(predictor, mesh=mesh, mp_policy=policy)
+    # Without the last argument the outermost part stays whole after a pass without gradient, and could not follow.
+    return fully_shard(predictor, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 def is_sharded(module: nn.Module) -> bool:
