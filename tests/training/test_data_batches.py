@@ -1,8 +1,11 @@
 """One entry for all data; the batch of a step does not depend on who asks for which part of it."""
 
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -28,6 +31,7 @@ from videolcm_core.schedule import Schedule
 
 CONFIG = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), context_dim=32,
                     num_heads=1, head_dim=32)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 SMALL_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 SAMPLING = FrameSampling(frames=3, fps=8, width=16, height=16)
 
@@ -192,6 +196,32 @@ def test_own_captions_without_a_text_encoder(clips, tmp_path):
     assert whole(batches, 0).context.shape == (2, 77) and whole(batches, 0).latents.shape == (2, 4, 3, 2, 2)
     usable = set(caption_vocabulary(DataSpec(cache=tmp_path / "c")).tolist())
     assert set(words.tolist()) - usable == {int(tokenize(["b"])[0, 1])}  # the broken clip's
+
+
+TWO = """
+import sys, time
+from pathlib import Path
+import torch
+from training.data.opening import by_one_process
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+store = torch.distributed.FileStore(str(folder / "store"), 2)
+torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def make():
+    time.sleep(1)
+    with (folder / "made").open("a") as file:
+        file.write(f"by {rank}")
+by_one_process(make)
+print((folder / "made").read_text())
+"""
+
+
+def test_one_process_makes_the_files_and_the_others_wait(tmp_path):
+    command = [sys.executable, "-c", TWO]
+    started = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for rank in (1, 0)
+    ]
+    assert [p.communicate(timeout=300)[0].strip() for p in started] == ["by 0", "by 0"]
 
 
 def test_what_is_missing_is_said(clips, teacher, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +100,9 @@ def open_batches(
     if spec.corpus is not None:
         assert encoders is not None
         shares = captions.CLIPS if spec.vary_captions else WHOLE
-        corpus = CorpusClips.open(spec.corpus, encoders.autoencoder, shares)
+        folder, autoencoder = spec.corpus, encoders.autoencoder
+        by_one_process(lambda: CorpusClips.open(folder, autoencoder))
+        corpus = CorpusClips.open(folder, autoencoder, shares)
         frames = replace(corpus, single=True, shares=captions.FRAMES if spec.vary_captions else WHOLE)
         batches = SourceBatches(corpus, frames, options, encoders)
     else:
@@ -134,9 +136,29 @@ def open_source(
         return source
     if encoders is None:
         raise ValueError(f"{_where(spec)} cannot be cached: there are no encoders. Give --vae and --text-encoder.")
-    report = cache.build(source, sampling, encoders, spec.cache, takes=spec.takes, seed=options.seed)
-    print(report.summary(len(source) + len(source.left_out.reasons)))
-    return CachedClips.open(spec.cache, encoders.identity)
+    out, identity = spec.cache, encoders.identity
+
+    def build() -> None:
+        report = cache.build(source, sampling, encoders, out, takes=spec.takes, seed=options.seed)
+        print(report.summary(len(source) + len(source.left_out.reasons)))
+
+    by_one_process(build)
+    return CachedClips.open(out, identity)
+
+
+def by_one_process(make: Callable[[], object]) -> None:
+    """Let the first of a run's processes make files, while the others wait; alone, just make them.
+
+    The folder must be one that all of them see. Waiting ends after the process group's timeout: encode large data
+    before the run (``python -m training.data.cache``).
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        make()
+        return
+    if distributed.get_rank() == 0:
+        make()
+    distributed.barrier()
 
 
 def teacher_sampling(teacher: Teacher | None) -> FrameSampling:
