@@ -118,8 +118,9 @@ def _block_d() -> Block:
 
 def _block_e(inputs: int, pool: str) -> Block:
     name = "branch3x3dbl"
-    single = [_layer("branch3x3_1", 384), FORK, _layer("branch3x3_2a", 384, 1, 3), _layer("branch3x3_2b", 384, 3, 1)]
-    double = [_layer(f"{name}_1", 448), _layer(f"{name}_2", 384, 3), FORK]
+    single: list[Layer | str] = [_layer("branch3x3_1", 384), FORK]
+    single += [_layer("branch3x3_2a", 384, 1, 3), _layer("branch3x3_2b", 384, 3, 1)]
+    double: list[Layer | str] = [_layer(f"{name}_1", 448), _layer(f"{name}_2", 384, 3), FORK]
     double += [_layer(f"{name}_3a", 384, 1, 3), _layer(f"{name}_3b", 384, 3, 1)]
     return Block(inputs, [[_layer("branch1x1", 320)], single, double, [_layer("branch_pool", 192)]], pool)
 
