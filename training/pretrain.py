@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from videolcm_core.models.attention import TemporalTransformer
@@ -20,6 +21,9 @@ from videolcm_core.prediction import velocity
 
 from . import mini
 from .data import captions, latents, world
+from .engine.processes import average_gradients, open_accelerator, share
+from .engine.progress import bin_means, bin_sums
+from .engine.trackers import TRACKERS, check_tracker
 from .loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
 
 
@@ -49,15 +53,23 @@ def set_temporal(unet: nn.Module, active: bool) -> None:
 
 
 class TeacherTask:
-    """v-prediction with text dropped for guidance."""
+    """v-prediction with text dropped for guidance.
+
+    Every process draws the whole step's batch and computes its share of it, so that N processes make the steps of one.
+    """
 
     def __init__(
-        self, data: latents.LatentClips, options: argparse.Namespace, model: mini.TextVideoModel | None = None
+        self,
+        data: latents.LatentClips,
+        options: argparse.Namespace,
+        model: mini.TextVideoModel | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.data, self.options = data, options
+        self.data, self.options, self.accelerator = data, options, accelerator
+        self.device = torch.device("cpu") if accelerator is None else accelerator.device
         self.tokens = captions.CaptionTokens()
         self.schedule = mini.schedule()
-        self.model = model or mini.TextVideoModel(self.tokens.vocabulary)
+        self.model = (model or mini.TextVideoModel(self.tokens.vocabulary)).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
@@ -92,6 +104,17 @@ class TeacherTask:
         """Whether a step trains on single frames: the whole first phase, later every fourth step."""
         return index < self.options.image_steps or index % 4 == 3
 
+    def share(self, count: int) -> slice:
+        """This process's samples of a batch: every n-th, so that each has all noise levels.
+
+        Raises:
+            ValueError: the batch cannot be divided evenly.
+        """
+        if self.accelerator is None:
+            return slice(None)
+        share(count, 0, self.accelerator.num_processes, 1)
+        return slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One step."""
         o = self.options
@@ -103,24 +126,25 @@ class TeacherTask:
         x_0, ids, chosen = self.batch(frames_only, generator)
         t = stratified_timesteps(len(x_0), generator, o.timestep_power)
         eps = torch.randn(x_0.shape, generator=generator)
+        mine = self.share(len(x_0))
+        x_0, ids, chosen, t, eps = (v[mine].to(self.device) for v in (x_0, ids, chosen, t, eps))
         x_t = self.schedule.add_noise(x_0, eps, t)
         target = velocity(x_0, eps, self.schedule.alpha_t(t), self.schedule.sigma_t(t))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             output = self.predict(x_t, t, ids, chosen, generator)
         errors = (output.float() - target).square().flatten(1).mean(1)
         loss = errors.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.accelerator, self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         update_ema(self.average, self.model, min(o.ema, (index + 1) / (index + 10)))
         kind = "frame" if frames_only else "clip"
-        high = t >= 750
-        return {
-            "loss": float(loss.detach()),
-            kind: float(loss.detach()),
-            f"{kind}_high": float(errors[high].mean().detach()),
-        }
+        sums = bin_sums(errors, t)
+        sums = sums if self.accelerator is None else self.accelerator.reduce(sums, "sum")
+        mean, count = float(sums[0].sum() / sums[1].sum()), float(sums[1].sum())
+        return {"loss": mean, kind: mean, **bin_means(sums), "rate": rate, "samples": count}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -136,12 +160,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--timestep-power", type=float, default=0.75)
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
     options = parser.parse_args(arguments)
+    check_tracker(options.tracker)
     torch.manual_seed(0)
+    accelerator = open_accelerator()
     data = latents.cached_latents(
         options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
     )
-    run(TeacherTask(data, options), LoopOptions(checkpoint=options.out, steps=options.steps))
+    loop = LoopOptions(
+        checkpoint=options.out, steps=options.steps, tracker=options.tracker,
+        events=options.out.with_suffix("") / "events",
+    )  # fmt: skip
+    run(TeacherTask(data, options, accelerator=accelerator), loop, accelerator)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from training.recipes import RECIPES, Recipe, add_recipe_arguments, resolve_reci
 COMPOSITION = {
     # arXiv 2312.09109, section 4.1.
     "paper": {
-        "learning_rate": 1e-5, "rate_schedule": "constant", "images": 1, "clips": 3, "w": 9.0, "uncond": "empty",
+        "learning_rate": 1e-5, "rate_schedule": "constant", "images": 1, "videos": 3, "w": 9.0, "uncond": "empty",
         "original_steps": 50, "huber_c": 0.001, "target_ema": 0.95, "average_ema": 0.0, "release": "student",
         "steps": 4000, "clip_norm": 0.0, "weight_decay": 0.0, "image_key_scale": 1.0, "grid_draw": "uniform",
         "teacher_dropout": False, "target_dropout": False,

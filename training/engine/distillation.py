@@ -143,8 +143,8 @@ class DistillationTask:
         for predictor in [self.teacher] + [n.predictor for n in (self.target, self.average) if n is not None]:
             self._place(predictor)
         if self.scale.compile:
-            for predictor in (self.predictor, self.teacher, self.target.predictor):
-                predictor.forward = torch.compile(predictor.forward)  # type: ignore[method-assign]
+            for network in (self.predictor, self.teacher, self.target.predictor):
+                network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
         negative = recipe.negative_prompt if recipe.uncond == "negative" else ""
         self.uncond = batches.uncond_context(negative).to(device)
         share(batches.size(0), 0, accelerator.num_processes, self.scale.accumulation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -75,12 +75,26 @@ def shard(accelerator: Accelerator, predictor: nn.Module, precision: str) -> nn.
     for block in (*network.input_blocks, *network.middle_block, *network.output_blocks):  # type: ignore[union-attr, misc]
         fully_shard(block, mesh=mesh, mp_policy=policy)
     # Without the last argument the outermost part stays whole after a pass without gradient, and could not follow.
-    return fully_shard(predictor, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(predictor, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    return predictor
 
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether a network's parameters are spread over processes."""
     return any(hasattr(p, "full_tensor") for p in module.parameters())
+
+
+def average_gradients(accelerator: Accelerator | None, parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over the processes in one message, for networks that are called in parts and not as one module.
+
+    Every process must have gradients of the same parameters.
+    """
+    if accelerator is None or accelerator.num_processes == 1:
+        return
+    found = [p.grad for p in parameters if p.grad is not None]
+    flat = accelerator.reduce(torch.cat([g.flatten() for g in found]), "mean")
+    for gradient, mean in zip(found, flat.split([g.numel() for g in found]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def share(size: int, rank: int, processes: int, accumulation: int) -> list[range]:

@@ -221,7 +221,7 @@ def contact_sheet(columns: Mapping[str, Tensor], prompts: Sequence[str], frames:
             for place, frame in enumerate(chosen):
                 image = Image.fromarray(clips[row, frame].numpy())
                 sheet.paste(image, (column * block + place * width, top + label))
-    return np.asarray(sheet)
+    return np.array(sheet)
 
 
 def save_picture(pixels: np.ndarray, path: Path) -> None:

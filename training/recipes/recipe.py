@@ -28,8 +28,8 @@ class Recipe:
         steps: optimiser steps.
         batch: clips of a step, all processes and accumulated parts together.
         image_batch: images of an image step.
-        images: steps on images to every ``clips`` steps on clips; 0 is none.
-        clips: see ``images``.
+        images: steps on images to every ``videos`` steps on clips; 0 is none.
+        videos: see ``images``.
         learning_rate: its peak.
         rate_schedule: "constant", "cosine" (to 0 at ``rate_steps``) or "stable_decay" (half cosine to 1 % in the last
             ``rate_decay`` of the steps); after the warm-up.
@@ -66,7 +66,7 @@ class Recipe:
     batch: int = 48
     image_batch: int = 48
     images: int = 1
-    clips: int = 3
+    videos: int = 3
     learning_rate: float = 1e-5
     rate_schedule: str = "constant"
     warmup: int = 0
