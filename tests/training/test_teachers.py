@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from training import mini
+from training.students import LcmSettings, export_diffusers
+from training.students.diffusers_folder import diffusers_config
 from training.teachers import load_teacher
 from videolcm_core.checkpoints.keymaps import vgen_to_diffusers
 from videolcm_core.models.autoencoder import TinyAutoencoder
@@ -109,6 +111,18 @@ def test_a_folder_of_diffusers(tmp_path):
         want = theirs.train(False).double()(x, t, context).sample
     assert torch.allclose(got, want, atol=2e-5) and teacher.config.head_dim == 16
     assert teacher.metadata["family"] == "diffusers" and teacher.prediction == "v" and not teacher.zero_terminal_snr
+    changed = network.state_dict() | {"out.2.bias": torch.full((4,), 0.5)}
+    settings = LcmSettings(original_steps=40)
+    made = export_diffusers(tmp_path / "out", changed, teacher, recipe={}, settings=settings, dtype=torch.float32)
+    student = diffusers.UNet3DConditionModel.from_pretrained(made / "unet").double()
+    with torch.no_grad():
+        shift = student(x, t, context).sample - want
+    assert torch.allclose(shift, 0.5 - own["out.2.bias"].double().view(1, 4, 1, 1, 1).expand_as(shift), atol=1e-6)
+    scheduler = diffusers.LCMScheduler.from_pretrained(made / "scheduler")
+    assert (scheduler.config.prediction_type, scheduler.config.original_inference_steps) == ("v_prediction", 40)
+    assert load_teacher(made).config == teacher.config
+    with pytest.raises(ValueError, match=r"encoders for depth and 1 heads .* Export one safetensors file"):
+        diffusers_config(replace(TEXT, conditions=frozenset({"depth"})), "t.pth")
     (tmp_path / "pipe" / "scheduler" / "scheduler_config.json").unlink()
     assert load_teacher(tmp_path / "pipe" / "unet").prediction == "eps"  # nobody says: as ModelScope's
 

@@ -1,5 +1,6 @@
 """Students: which weights train (all of them, or a LoRA), and the files that a finished one is written to."""
 
+from .diffusers_folder import export_diffusers
 from .export import LcmSettings, export_student, student_metadata
 from .lora import DEFAULT_TARGETS, LoraOptions, LoraStudent, lora_student
 from .lora_files import export_lora_kohya, export_lora_peft, lora_tensors
@@ -12,6 +13,7 @@ __all__ = [
     "LoraOptions",
     "LoraStudent",
     "Student",
+    "export_diffusers",
     "export_lora_kohya",
     "export_lora_peft",
     "export_student",
