@@ -163,6 +163,13 @@ def test_a_running_checkpoint_gives_its_average(tmp_path):
     torch.save({"step": 7, "task": {"model": state["model"]}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="wrong teacher other.pt: got a running checkpoint with model"):
         load_teacher(tmp_path / "other.pt")
+    torch.save({"step": 7, "task": {"student": model.unet.state_dict()}}, tmp_path / "student.pt")
+    with pytest.raises(ValueError, match="got a consistency student"):
+        load_teacher(tmp_path / "student.pt")
+    assert_same(load_teacher(tmp_path / "student.pt", student=True), model.unet)
+    torch.save({"step": 7, "task": {"student": {"x.lora_A.weight": torch.zeros(1)}}}, tmp_path / "lora.pt")
+    with pytest.raises(ValueError, match="got a running checkpoint with the adapters of a LoRA"):
+        load_teacher(tmp_path / "lora.pt", student=True)
 
 
 def test_a_student_is_no_teacher_unless_it_is_asked_for(all_in_one, tmp_path):

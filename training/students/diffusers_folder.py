@@ -54,7 +54,7 @@ def export_diffusers(
     weights = {names[k]: v.squeeze(-1) if v.ndim == 3 else v for k, v in student_state.items()}
     network.load_state_dict(weights)
     network.to(dtype).save_pretrained(str(folder / "unet"))
-    LCMScheduler(
+    scheduler: Any = LCMScheduler(
         beta_schedule=teacher.metadata["beta_schedule"],
         prediction_type={"v": "v_prediction", "eps": "epsilon", "x_0": "sample"}[teacher.prediction],
         rescale_betas_zero_snr=teacher.zero_terminal_snr,
@@ -62,7 +62,8 @@ def export_diffusers(
         timestep_scaling=settings.timestep_scaling,
         clip_sample=False,
         set_alpha_to_one=False,
-    ).save_pretrained(str(folder / "scheduler"))
+    )
+    scheduler.save_pretrained(str(folder / "scheduler"))
     (folder / "videolcm.json").write_text(json.dumps(student_metadata(teacher, settings, recipe), indent=1))
     return folder
 

@@ -54,7 +54,9 @@ def load_teacher(
     """
     path = Path(path)
     if is_running_checkpoint(path):
-        tensors, metadata, kind = running_state(path), {f"{_PREFIX}family": "videolcm-mini"}, "running checkpoint"
+        tensors, distilled = running_state(path)
+        metadata = {f"{_PREFIX}family": "videolcm-mini", f"{_PREFIX}sampling": "lcm" if distilled else "teacher"}
+        kind = "running checkpoint"
     else:
         try:
             tensors, metadata, info = load_state_dict(path)

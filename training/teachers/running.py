@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videolcm_core.checkpoints.families import UNET_PREFIX
 
-_AVERAGES = ("average", "ema", "teacher_average", "student_average")
+_RELEASED = ("average", "student")
 
 
 def is_running_checkpoint(path: Path) -> bool:
@@ -26,25 +26,31 @@ def is_running_checkpoint(path: Path) -> bool:
     return isinstance(content, Mapping) and isinstance(content.get("task"), Mapping)
 
 
-def running_state(path: Path) -> dict[str, Tensor]:
-    """The averaged weights under the prefixes of an all-in-one file; a bare network's without prefixes.
+def running_state(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The weights that a run releases: its average, or a student's own where its recipe keeps none.
+
+    Returns:
+        weights under the prefixes of an all-in-one file (a bare network's without), and whether it is a student.
 
     Raises:
-        ValueError: the checkpoint keeps no average.
+        ValueError: the checkpoint keeps no such weights, or those of a LoRA.
     """
     task: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["task"]
-    found = next((task[name] for name in _AVERAGES if isinstance(task.get(name), Mapping)), None)
-    if found is None:
+    student = "student" in task
+    found = next((task[name] for name in _RELEASED if isinstance(task.get(name), Mapping)), None)
+    if found is None or any(".lora_" in key for key in found):
+        got = ", ".join(sorted(map(str, task))) if found is None else "the adapters of a LoRA"
         raise ValueError(
-            f"wrong teacher {path.name}: got a running checkpoint with {', '.join(sorted(map(str, task)))}; allowed: "
-            f"one with {' or '.join(_AVERAGES)}. Export the run and give the exported file."
+            f"wrong teacher {path.name}: got a running checkpoint with {got}; allowed: one with "
+            f"{' or '.join(_RELEASED)} whole. Export the run and give the exported file."
         )
     if not any(key.startswith("unet.") for key in found):
-        return dict(found)
+        return dict(found), student
     prefixes = {"unet.": UNET_PREFIX, "text.": "cond_stage_model."}
-    return {
+    state = {
         prefix + key.removeprefix(own): value
         for own, prefix in prefixes.items()
         for key, value in found.items()
         if key.startswith(own)
     }
+    return state, student
