@@ -27,7 +27,7 @@ def train(*arguments, launcher=(), check=True):
     return done
 
 
-TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"))
 
 
