@@ -50,6 +50,7 @@ class Parts:
     one_teacher_pass: bool = False
     frozen_teacher: bool = False
     fused_updates: bool = False
+    compiled: bool = False
 
 
 AUTHORS = Parts()
@@ -124,6 +125,9 @@ class Step:
         if parts.frozen_teacher:
             self.teacher = self.teacher.bfloat16()
         fused = {"fused": True} if parts.fused_updates else {"foreach": False}
+        self.networks = [self.student, self.teacher, self.target]
+        if parts.compiled:
+            self.networks = [torch.compile(network) for network in self.networks]
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-6, weight_decay=0.0, **fused)
         self.method = ConsistencyDistillation(mini.schedule().to(device), prediction=mini.PREDICTION)
         self.videos = torch.randint(0, 256, (batch, world.FRAMES, world.SIZE, world.SIZE, 3), dtype=torch.uint8)
@@ -160,8 +164,8 @@ class Step:
     def teach(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """Prompt and negative prompt, in one batch or one after the other."""
         if self.parts.frozen_teacher:
-            return self.teacher(x.bfloat16(), t, context.bfloat16()).float()
-        predict = self.call(self.teacher)
+            return self.networks[1](x.bfloat16(), t, context.bfloat16()).float()
+        predict = self.call(self.networks[1])
         if self.parts.one_teacher_pass:
             return predict(x, t, context)
         halves = zip(x.chunk(2), t.chunk(2), context.chunk(2), strict=True)
@@ -172,7 +176,7 @@ class Step:
         x_0 = self.latents if self.parts.cached_latents else self.encode_videos()
         context = self.contexts if self.parts.cached_text else self.encode_text(self.captions)
         losses, _ = self.method.loss(
-            self.call(self.student), self.teach, self.call(self.target), x_0, context, self.uncond, w=W
+            self.call(self.networks[0]), self.teach, self.call(self.networks[2]), x_0, context, self.uncond, w=W
         )
         self.optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
@@ -220,11 +224,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="also a line with torch.compile (minutes to begin)")
     parser.add_argument("--goal", type=float, default=2.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    steps = {name: Step(parts, options.batch, device) for name, parts in LADDER.items()}
+    ladder = LADDER | ({"+ torch.compile": replace(OURS, compiled=True)} if options.compile else {})
+    steps = {name: Step(parts, options.batch, device) for name, parts in ladder.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     difference = largest_difference(*(steps[name].teacher for name in list(steps)[:2]), device)
     for step in steps.values():
