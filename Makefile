@@ -2,6 +2,7 @@
 #
 #   make demo    a video from a prompt: PROMPT="a horse turns around" SEED=1 STEPS=4 OUT=output COMFYUI=/path/to/ComfyUI
 #   make ui      the same server for the browser: PORT=8188
+#   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look
 #   make test    everything; make check   format, lint, types, fast tests; make setup   the environment
 
 PYTHON ?= python3
@@ -16,10 +17,10 @@ endif
 endef
 $(foreach name,PROMPT SEED STEPS OUT COMFYUI COMFYUI_PYTHON PORT,$(eval $(call literal,$(name))))
 
-.PHONY: help setup demo ui test check lint format
+.PHONY: help setup demo ui mini test check lint format
 
 help:
-	@sed -n '3,5s/^# *//p' Makefile
+	@sed -n '3,6s/^# *//p' Makefile
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -29,6 +30,14 @@ demo:
 
 ui:
 	@$(PYTHON) scripts/demo.py --ui
+
+RUNS ?= runs/mini
+SCALE ?= 1
+mini:
+	@$(PYTHON) scripts/setup.py --training
+	@PYTHON=$(VENV_PYTHON) scripts/fetch_metrics.sh runs/metrics >/dev/null
+	$(VENV_PYTHON) -m training.make_mini --furniture "$$(scripts/fetch_furniture.sh runs/furniture)" \
+		--lpips runs/metrics/lpips_alex_v0.1.pt --runs $(RUNS) --models $(RUNS)/models --scale $(SCALE)
 
 test:
 	@$(PYTHON) scripts/setup.py --tests

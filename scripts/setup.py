@@ -443,6 +443,7 @@ def main() -> int:
     parser.add_argument(
         "--tests", action="store_true", help="also what the tests need: Chromium, OpenGL, the oldest host, films"
     )
+    parser.add_argument("--training", action="store_true", help="also what rendering the training corpus needs: OpenGL")
     options = parser.parse_args()
     start = time.monotonic()
     try:
@@ -453,6 +454,8 @@ def main() -> int:
                 film_folder()
                 metric_folder()
                 ensure_browser()
+        if options.tests or options.training:
+            with one_at_a_time():
                 ensure_opengl()
     except SetupError as error:
         print(f"setup failed: {error}", file=sys.stderr)
