@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     student = parser.add_argument_group("student")
     student.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank only")
     student.add_argument("--lora-alpha", type=float, help="default: the rank")
+    student.add_argument("--lora-temporal", action="store_true", help="adapters in the convolutions along time too")
     student.add_argument("--export", type=Path, help=".safetensors to write at the end")
     student.add_argument("--export-kohya", type=Path, help="LoRA file for the graph's LoRA loader")
     student.add_argument("--export-peft", type=Path, help="LoRA folder for peft")
@@ -148,7 +149,8 @@ def student_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, ac
     if launched_sharded(accelerator) or options.shard:
         raise ValueError("--lora with spread parameters (FSDP); allowed: LoRA on one GPU or with ddp.yaml, where it "
                          "needs little memory. Launch with training/configs/ddp.yaml.")  # fmt: skip
-    return lora_student(teacher, LoraOptions(rank=options.lora, alpha=options.lora_alpha), seed=recipe.seed)
+    lora = LoraOptions(rank=options.lora, alpha=options.lora_alpha, temporal_convs=options.lora_temporal)
+    return lora_student(teacher, lora, seed=recipe.seed)
 
 
 def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
