@@ -96,7 +96,7 @@ class TinyAutoencoder(nn.Module):
 
     def grow_decoder(self) -> None:
         """Take in the decoder's costly blocks alone: the latents of the encoder stay what they are."""
-        for block in (self.taesd_decoder[15], self.taesd_decoder[18]):
+        for block in self._costly_blocks()[2:]:
             block.bypassed = False
 
     def skip_idle_blocks(self) -> None:
