@@ -236,7 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     check_tracker(options.tracker)
     torch.manual_seed(recipe.seed)
-    accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=options.cpu)
+    around = bool(recipe.images) and not recipe.image_temporal
+    accelerator = open_accelerator(recipe.precision, options.accumulation, unused_parameters=around, cpu=options.cpu)
     batches = data_of(options, recipe, teacher, accelerator.device)
     student = student_of(options, recipe, teacher, accelerator)
     task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options, accelerator))

@@ -1,8 +1,8 @@
-"""Remake the embedded family from nothing: ``python -m training.make_mini --furniture DIR --runs runs/mini``.
+"""Remake the embedded family from nothing: ``make mini``, or ``python -m training.make_mini --furniture DIR``.
 
-Corpus, autoencoder, teacher, student, then the depth estimator and the compositional teacher and student; files in
-``models/``. Each stage keeps its own checkpoint, a finished stage is
-passed over, and the same command resumes after any interruption. ``--scale 0.01`` runs everything in small, as a check.
+Corpus, autoencoder, sharpened decoder, teacher, student, then the depth estimator and the compositional teacher and
+student. Each stage keeps its own checkpoint, a finished stage is passed over, and the same command resumes after any
+interruption. ``--scale 0.01`` runs everything in small, as a check.
 """
 
 from __future__ import annotations
@@ -14,20 +14,26 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from . import compositional, distill, mini, pretrain, train_autoencoder, train_depth
+from . import compositional, distill, mini, pretrain, sharpen_decoder, train_autoencoder, train_depth
 from .data import corpus, world
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Steps of each stage; batch sizes and learning rates are the defaults of the stages' commands."""
+    """Steps of each stage; batch sizes and learning rates are the defaults of the stages' commands.
+
+    The teacher is trained in two legs: ``teacher_steps``, of which ``image_steps`` on single frames, then
+    ``second_leg_steps`` of 20 clips from the first leg's average with a new schedule.
+    """
 
     clips: int = 20
     held_out_clips: int = 16
     autoencoder_steps: int = 4000
+    decoder_steps: int = 1000
     image_steps: int = 1400
     teacher_steps: int = 3400
-    student_steps: int = 1100
+    second_leg_steps: int = 1600
+    student_steps: int = 800
     depth_steps: int = 1200
     compositional_teacher_steps: int = 1500
     compositional_student_steps: int = 800
@@ -52,7 +58,7 @@ def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], li
 
 def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
     """Write teacher and student as all-in-one files."""
-    autoencoder = mini.load_autoencoder(runs / "autoencoder.pt")
+    autoencoder = mini.load_autoencoder(runs / "decoder.pt")
     factors, bias = preview_colors(runs, runs / "autoencoder.pt")
     teacher = distill.load_teacher(runs / "teacher.pt")
     student = distill.load_student(runs / "student.pt")
@@ -94,34 +100,52 @@ def export_compositional(runs: Path, models: Path, start: Path, recipe: Recipe) 
     mini.export(name, student, teacher.text, autoencoder, "lcm", w=recipe.w, **extra)
 
 
+def make_autoencoder(runs: Path, recipe: Recipe, lpips: Path) -> None:
+    """The autoencoder, then its decoder once more with a perceptual and an adversarial loss."""
+    corpus_of = ["--corpus", str(runs / "corpus")]
+    steps = ["--steps", str(recipe.autoencoder_steps), "--light-fraction", "1"]
+    train_autoencoder.main([*corpus_of, "--out", str(runs / "autoencoder.pt"), *steps])
+    start = ["--start", str(runs / "autoencoder.pt"), "--lpips", str(lpips)]
+    steps = ["--steps", str(recipe.decoder_steps)]
+    sharpen_decoder.main([*corpus_of, *start, "--out", str(runs / "decoder.pt"), *steps])
+
+
+def make_text(runs: Path, recipe: Recipe) -> None:
+    """The teacher in two legs, and its student."""
+    data = ["--corpus", str(runs / "corpus"), "--autoencoder", str(runs / "autoencoder.pt")]
+    first, second = str(runs / "teacher_first.pt"), str(runs / "teacher.pt")
+    steps = ["--image-steps", str(recipe.image_steps), "--steps", str(recipe.teacher_steps)]
+    pretrain.main([*data, "--out", first, *steps])
+    steps = ["--image-steps", "0", "--steps", str(recipe.second_leg_steps)]
+    numbers = ["--batch", "20", "--learning-rate", "8e-4"]
+    pretrain.main([*data, "--start", first, "--out", second, *steps, *numbers])
+    steps = ["--recipe", "mini", "--steps", str(recipe.student_steps), "--w", str(recipe.w)]
+    distill.main([*data, "--teacher", second, "--out", str(runs / "student.pt"), *steps])
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Command line.
+
+    Raises:
+        FileNotFoundError: the weights of LPIPS are missing.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--furniture", type=Path, required=True, help="folder with the .sh3f libraries")
+    parser.add_argument("--lpips", type=Path, default=Path("runs/metrics/lpips_alex_v0.1.pt"))
     parser.add_argument("--runs", type=Path, default=Path("runs/mini"), help="checkpoints and corpus")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where the two files are written")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where the five files are written")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every count, for a quick check")
     options = parser.parse_args(arguments)
+    if not options.lpips.is_file():
+        raise FileNotFoundError(
+            f"{options.lpips} is missing, the weights that the decoder is sharpened with: get them with "
+            "scripts/fetch_metrics.sh, or name another place with --lpips."
+        )
     recipe, runs = scaled(Recipe(), options.scale), options.runs
     clips = ["--clips", str(recipe.clips), "--held-out-clips", str(recipe.held_out_clips)]
     corpus.main(["--furniture", str(options.furniture), "--out", str(runs / "corpus"), *clips])
-    data = ["--corpus", str(runs / "corpus")]
-    encoder = ["--autoencoder", str(runs / "autoencoder.pt")]
-    train_autoencoder.main(
-        [
-            *data,
-            "--out",
-            str(runs / "autoencoder.pt"),
-            "--steps",
-            str(recipe.autoencoder_steps),
-            "--light-fraction",
-            "1",
-        ]
-    )
-    steps = ["--image-steps", str(recipe.image_steps), "--steps", str(recipe.teacher_steps)]
-    pretrain.main([*data, *encoder, "--out", str(runs / "teacher.pt"), *steps])
-    steps = ["--steps", str(recipe.student_steps), "--w", str(recipe.w)]
-    distill.main([*data, *encoder, "--teacher", str(runs / "teacher.pt"), "--out", str(runs / "student.pt"), *steps])
+    make_autoencoder(runs, recipe, options.lpips)
+    make_text(runs, recipe)
     export_family(runs, options.models, recipe)
     make_compositional(runs, options.models, recipe)
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from videolcm_core.models.attention import TemporalTransformer
-from videolcm_core.models.unet3d import TemporalConvBlock
 from videolcm_core.prediction import velocity
 
 from . import mini
 from .data import captions, latents, world
+from .engine.files import released_state
+from .engine.networks import set_temporal
 from .engine.processes import average_gradients, open_accelerator, share
 from .engine.progress import bin_means, bin_sums
 from .engine.trackers import TRACKERS, check_tracker
@@ -40,16 +40,6 @@ def stratified_timesteps(count: int, generator: torch.Generator, power: float) -
     """
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (u**power * 1000).long().clamp(max=999)
-
-
-def set_temporal(unet: nn.Module, active: bool) -> None:
-    """Take the temporal layers in, or pass around them (they start as identities) to train on frames twice as fast."""
-    for module in unet.modules():
-        if isinstance(module, TemporalConvBlock | TemporalTransformer):
-            if active:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = lambda x, step=None: x  # type: ignore[method-assign, misc]
 
 
 class TeacherTask:
@@ -147,12 +137,21 @@ class TeacherTask:
         return {"loss": mean, kind: mean, **bin_means(sums), "rate": rate, "samples": count}
 
 
+def first_leg(path: Path) -> mini.TextVideoModel:
+    """The average that an earlier run of this command left, to be trained on with a new schedule."""
+    state = released_state(path)
+    model = mini.TextVideoModel(state["text.vocabulary"])
+    model.load_state_dict(state)
+    return model
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--autoencoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
+    parser.add_argument("--start", type=Path, help="checkpoint of a first leg, whose average is trained on")
     parser.add_argument("--image-steps", type=int, default=3000, help="steps on single frames")
     parser.add_argument("--steps", type=int, default=8000, help="all steps, those on frames included")
     parser.add_argument("--batch", type=int, default=16, help="clips a step")
@@ -172,7 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
         checkpoint=options.out, steps=options.steps, tracker=options.tracker,
         events=options.out.with_suffix("") / "events",
     )  # fmt: skip
-    run(TeacherTask(data, options, accelerator=accelerator), loop, accelerator)
+    model = None if options.start is None else first_leg(options.start)
+    run(TeacherTask(data, options, model, accelerator), loop, accelerator)
 
 
 if __name__ == "__main__":

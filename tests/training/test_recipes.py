@@ -23,8 +23,9 @@ COMPOSITION = {
         "target_dropout": True, "precision": "fp16", "solver_precision": "float64", "batch": 64, "save_steps": 50,
     },
     "mini": {
-        "learning_rate": 2e-4, "rate_schedule": "stable_decay", "warmup": 20, "rate_decay": 0.4, "batch": 8,
-        "steps": 1100, "images": 0, "w": 2.0, "uncond": "empty", "grid_draw": "stratified", "clip_norm": 1.0,
+        "learning_rate": 2e-4, "rate_schedule": "stable_decay", "warmup": 20, "rate_decay": 0.3, "batch": 10,
+        "image_batch": 80, "steps": 800, "images": 1, "videos": 3, "image_temporal": False, "w": 2.0,
+        "uncond": "empty", "grid_draw": "stratified", "clip_norm": 1.0,
         "target_ema": 0.95, "average_ema": 0.99, "release": "average", "precision": "bf16",
     },
 }  # fmt: skip
@@ -53,7 +54,7 @@ def test_every_field_can_be_replaced(field):
     given = {
         "rate_schedule": "cosine", "uncond": "negative", "negative_prompt": "ugly", "grid_draw": "stratified",
         "precision": "no", "teacher_precision": "float16", "solver_precision": "float32", "release": "target",
-        "target_ema": "0.5", "average_ema": "0.5",
+        "target_ema": "0.5", "average_ema": "0.5", "image_temporal": "false",
     }.get(field.name, "true" if field.type == "bool" else "7")  # fmt: skip
     changed = parse("--recipe", "paper", f"--{field.name.replace('_', '-')}", given)
     before = RECIPES["paper"]().settings()
@@ -81,4 +82,4 @@ def test_learning_rates():
     assert authors.rate(10) == pytest.approx(3e-5) and authors.rate(32_000) == pytest.approx(3e-5, rel=0.01)
     assert authors.rate(1_000_000) == pytest.approx(0, abs=1e-12)
     assert {paper.rate(i) for i in (0, 1, 3999)} == {1e-5}
-    assert mini.rate(0) == pytest.approx(1e-5) and mini.rate(600) == 2e-4 and mini.rate(1099) < 4e-6
+    assert mini.rate(0) == pytest.approx(1e-5) and mini.rate(550) == 2e-4 and mini.rate(799) < 4e-6

@@ -15,7 +15,7 @@ from ..loop import set_learning_rate
 from ..methods import parts
 from ..methods.consistency_distillation import ConsistencyDistillation
 from ..recipes.recipe import Recipe
-from .networks import Predictor, TargetNetwork, checkpoint_activations, local, spatial_parameters
+from .networks import Predictor, TargetNetwork, checkpoint_activations, local, set_temporal, spatial_parameters
 from .processes import fill, fill_optimizer, optimizer_state, shard, share, whole
 from .progress import bin_means, bin_sums
 from .randomness import Draws, draw_samples, seed_dropout
@@ -220,6 +220,9 @@ class DistillationTask:
         device = self.accelerator.device
         batch = self.batches.batch(step, samples)
         x_0, context = batch.latents.to(device), batch.context.to(device)
+        if not self.recipe.image_temporal:
+            for part in (self.student.network, self.teacher.network, self.target.network):
+                set_temporal(part, not batch.images)
         draws = self.draw(x_0.shape[1:], samples, seed=self.recipe.seed, step=step).to(device)
         conditions = {k: (i.to(device), p.to(device)) for k, (i, p) in batch.extra.get("conditions", {}).items()}
         count = len(x_0)

@@ -72,6 +72,26 @@ class Predictor(nn.Module):
         return self.network(x, t, context, concat=concat).float()
 
 
+def set_temporal(unet: nn.Module, active: bool) -> None:
+    """Take the temporal layers in, or pass around them, for single frames; a new network has them as identities.
+
+    Args:
+        unet: whose layers.
+        active: False makes each give back its input.
+    """
+    for module in unet.modules():
+        own = module.__dict__
+        if not isinstance(module, TemporalConvBlock | TemporalTransformer) or active == ("_before" not in own):
+            continue
+        if not active:
+            own["_before"] = own.get("forward")
+            module.forward = lambda x, step=None: x  # type: ignore[method-assign, misc]
+        elif (before := own.pop("_before")) is not None:  # its activations are checkpointed
+            own["forward"] = before
+        else:
+            del own["forward"]
+
+
 def checkpoint_activations(network: UNet3D) -> None:
     """Keep only the inputs of the network's blocks for the backward pass and compute the rest again.
 

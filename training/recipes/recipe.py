@@ -30,6 +30,8 @@ class Recipe:
         image_batch: images of an image step.
         images: steps on images to every ``videos`` steps on clips; 0 is none.
         videos: see ``images``.
+        image_temporal: whether images pass the layers along time, as single frames. False goes around these layers, for
+            teachers that were trained so.
         learning_rate: its peak.
         rate_schedule: "constant", "cosine" (to 0 at ``rate_steps``) or "stable_decay" (half cosine to 1 % in the last
             ``rate_decay`` of the steps); after the warm-up.
@@ -67,6 +69,7 @@ class Recipe:
     image_batch: int = 48
     images: int = 1
     videos: int = 3
+    image_temporal: bool = True
     learning_rate: float = 1e-5
     rate_schedule: str = "constant"
     warmup: int = 0
