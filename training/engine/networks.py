@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ from videolcm_core.models.unet3d import TemporalConvBlock, UNet3D
 
 Conditions = Mapping[str, tuple[Tensor, Tensor]]
 """Of each condition the samples that have it, long ``[b]``, and its pixels ``[b, c, F, H, W]``."""
+
+CPU_POSITIONS: Final = 8192
+"""Latent positions (samples x frames x height x width) that a processor computes at a time without gradient.
+
+Eight clips of the embedded family: 16 at once, a batch with and without prompt, took 6 to 15 % longer, 4 at once 6 to 10 %.
+"""
 
 
 def encode_conditions(unet: nn.Module, drawn: Conditions, x: Tensor) -> Tensor:
@@ -41,7 +47,9 @@ class Predictor(nn.Module):
     """A network below the line ``predict(x, t, context)``: everything else about it stays in here.
 
     The answer is float32, so that the solver's arithmetic is exact whatever the network computes in. Prompt and
-    negative prompt may come in one batch: conditions of half its size are used for both halves.
+    negative prompt may come in one batch: conditions of half its size are used for both halves. A processor, whose
+    cache a large batch leaves, computes it in parts where no gradient is needed; with dropout it does not, so that the
+    draws are those of one batch.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -69,7 +77,12 @@ class Predictor(nn.Module):
             count = batch or len(x)
             concat = encode_conditions(self.network, given, x[:count])
             concat = concat.repeat(len(x) // count, 1, 1, 1, 1).to(weights)
-        return self.network(x, t, context, concat=concat).float()
+        if x.device.type != "cpu" or torch.is_grad_enabled() or self.network.training:
+            return self.network(x, t, context, concat=concat).float()
+        each = max(1, CPU_POSITIONS // x[0, 0].numel())
+        concats = [None] * len(x) if concat is None else concat.split(each)
+        inputs = zip(x.split(each), t.split(each), context.split(each), concats, strict=False)
+        return torch.cat([self.network(a, b, c, concat=d).float() for a, b, c, d in inputs])
 
 
 def set_temporal(unet: nn.Module, active: bool) -> None:
