@@ -20,7 +20,8 @@ Conditions = Mapping[str, tuple[Tensor, Tensor]]
 CPU_POSITIONS: Final = 8192
 """Latent positions (samples x frames x height x width) that a processor computes at a time without gradient.
 
-Eight clips of the embedded family: 16 at once, a batch with and without prompt, took 6 to 15 % longer, 4 at once 6 to 10 %.
+Eight clips of the embedded family. 16 at once, a batch with and without prompt, took 6 to 15 % longer; 4 at once, 6 to
+10 %.
 """
 
 
