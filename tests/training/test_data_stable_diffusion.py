@@ -1,15 +1,25 @@
 """Stable Diffusion's encoders from files: tiny networks in the published layouts give the packages' own numbers."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from training.data.batches import BatchOptions, SourceBatches
+from training.data.cache import build
+from training.data.cache_files import CachedClips
+from training.data.clip_folder import ClipFolder
+from training.data.decode import FrameSampling
 from training.data.encoders import Encoders
+from training.data.mixing import Ratio
 from training.data.stable_diffusion import load_autoencoder, load_text_encoder
 from training.data.tokens import tokenize
+from videolcm_core.models.text_encoder import TextConfig, TextEncoder
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
 WIDTH, LAYERS, HEADS = 128, 3, 2
+TINY_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 
 
 def randomise(module, seed=0):
@@ -160,8 +170,53 @@ def test_encoders_of_files_have_an_identity(vae, tmp_path):
         and first.identity["text"] != other.identity["text"]
     )
     clip = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8)
-    assert first.latents(clip).shape == (4, 3, 8, 8) and first.text("a dog").shape == (77, WIDTH)
-    assert torch.equal(first.latents(clip), other.latents(clip)) and not torch.equal(first.text("a"), other.text("a"))
+    assert first.latents(clip, 0).shape == (4, 3, 8, 8) and first.text("a dog").shape == (77, WIDTH)
+    assert torch.equal(first.latents(clip, 5), other.latents(clip, 5))
+    assert not torch.equal(first.text("a"), other.text("a"))
+
+
+@pytest.fixture
+def encoders(vae, tmp_path):
+    vae.save_pretrained(tmp_path / "vae")
+    text = TextEncoder(torch.tensor([320, 49406, 49407]), TINY_TEXT).train(False)
+    return Encoders.of(load_autoencoder(tmp_path / "vae"), text)
+
+
+def test_training_latents_are_drawn_from_the_posterior(vae, encoders):
+    clip = torch.randint(256, (1, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        posterior = vae.encode(clip.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    drawn = torch.stack([encoders.latents(clip, seed).float() for seed in range(200)])[:, :, 0]
+    assert torch.equal(drawn[3], encoders.latents(clip, 3)[:, 0].float())
+    z = (drawn / 0.18215 - posterior.mean) / posterior.std
+    assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02 and z.mean(0).abs().max() < 5 / 200**0.5
+    assert encoders.identity["latents"] == "drawn"
+
+
+def test_batches_draw_anew_and_a_cache_once_for_each_take(encoders, tmp_path):
+    clips, out = tmp_path / "clips", tmp_path / "cache"
+    clips.mkdir()
+    for name in "ab":  # the same pixels
+        Image.new("RGB", (16, 16), (90, 60, 30)).save(clips / f"{name}.png")
+        (clips / f"{name}.txt").write_text("a")
+    sampling = FrameSampling(frames=1, fps=8, width=16, height=16)
+    source = ClipFolder.scan(clips, sampling)
+    options = BatchOptions(batch=1, image_batch=2, ratio=Ratio(images=1, clips=0))
+    first, again = (SourceBatches(source.only("video"), source, options, encoders) for _ in range(2))
+    steps = [first.batch(step, range(2)).latents for step in range(2)]
+    assert torch.equal(steps[1], torch.cat([again.batch(1, range(n, n + 1)).latents for n in range(2)]))
+    everything = [*steps[0], *steps[1]]
+    build(source, sampling, encoders, out)
+    cached = [CachedClips.open(out, encoders.identity).read(n, np.random.default_rng(0)).values for n in range(2)]
+    everything += [c.float() for c in cached]
+    assert all(not torch.equal(a, b) for n, a in enumerate(everything) for b in everything[:n])
+    build(source, sampling, encoders, tmp_path / "second")
+    other = CachedClips.open(tmp_path / "second")
+    assert all(torch.equal(c, other.read(n, np.random.default_rng(0)).values) for n, c in enumerate(cached))
+    # A cache of means, made before, is not taken.
+    means = {k: v for k, v in encoders.identity.items() if k != "latents"}
+    with pytest.raises(ValueError, match="other encoders"):
+        CachedClips.open(out, means)
 
 
 def test_a_wrong_file_is_named(tmp_path):

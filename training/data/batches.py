@@ -214,7 +214,7 @@ class SourceBatches:
             caption = "" if dropped else sample.caption
             captions.append(caption)
             contexts.append(self._context(caption, None if dropped else sample.text, rng))
-            latents.append(self._latents(sample))
+            latents.append(self._latents(sample, int(rng.integers(2**62))))
         extra = {
             "captions": tuple(captions),
             "names": tuple(s.name for s in read),
@@ -229,7 +229,7 @@ class SourceBatches:
             return ids.masked_fill(hidden, UNKNOWN_TOKEN)
         return self.uncond_context(caption)[0] if text is None else text.float()
 
-    def _latents(self, sample: Sample) -> Tensor:
+    def _latents(self, sample: Sample, seed: int) -> Tensor:
         if sample.values.dtype != torch.uint8:
             return sample.values.float()
         if self.encoders is None:
@@ -237,4 +237,4 @@ class SourceBatches:
                 f"{sample.name} are pixels and there is no autoencoder; needed to train on clips without a cache. Give "
                 "a teacher's all-in-one file, or --vae and --text-encoder."
             )
-        return self.encoders.latents(sample.values).float()
+        return self.encoders.latents(sample.values, seed).float()

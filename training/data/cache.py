@@ -3,7 +3,7 @@
 ``python -m training.data.cache --clips DIR --start models/videolcm-mini-teacher.safetensors --out DIR``. One file per
 clip, and ``index.json`` with each one's SHA-256 and what it was made from. The same command resumes after any
 interruption, makes damaged files again, follows clips and captions that changed, and begins anew when the encoders or
-the sampling changed.
+the sampling changed. Stable Diffusion's latents are drawn once for each take, with a seed from the clip's name.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ def build(
     bar = tqdm(_decoded(source, todo, seed, workers, report), desc="encode", unit="clip", total=len(todo))
     try:
         for (i, take), made_from, sample in bar:
-            data = save({"latents": encoders.latents(sample.values), "text": encoders.text(sample.caption)})
             name = _entry_name(source, i, take)
+            drawn = int(np.random.default_rng([seed, zlib.crc32(name.encode())]).integers(2**62))
+            data = save({"latents": encoders.latents(sample.values, drawn), "text": encoders.text(sample.caption)})
             file = hashlib.sha256(name.encode()).hexdigest()[:24] + ".safetensors"
             write_atomically(data, out / file)
             checksum = hashlib.sha256(data).hexdigest()

@@ -35,7 +35,8 @@ class Encoders:
         autoencoder: ``encode(pixels [B, 3, H, W] in [0, 1])`` gives the latents that the diffusion model sees.
         text_encoder: token ids ``[B, 77]`` to ``[B, L, D]``.
         device: where both are.
-        identity: hash of each one's weights, and what else changes their numbers.
+        identity: hash of each one's weights, and what else changes their numbers: ``latents`` "drawn" where they are
+            drawn from a posterior, and the padding.
         pad: token id after the end of a text: 49407 for CLIP and the minis, 0 for OpenCLIP.
     """
 
@@ -52,6 +53,8 @@ class Encoders:
     ) -> Encoders:
         """Two networks; the identity is that of the weights, not of the files."""
         identity = {"autoencoder": fingerprint(autoencoder), "text": fingerprint(text)}
+        if hasattr(autoencoder, "sample"):
+            identity["latents"] = "drawn"
         if pad != END:
             identity["pad"] = str(pad)
         return cls(
@@ -100,15 +103,22 @@ class Encoders:
         return cls.of(load_autoencoder(vae), encoder, device, pad)
 
     @torch.no_grad()
-    def latents(self, clip: Tensor) -> Tensor:
+    def latents(self, clip: Tensor, seed: int) -> Tensor:
         """One clip, ``uint8 [F, H, W, 3]`` to ``float16 [4, F, h, w]``; numbers as `latents.encode_clips` has them.
 
         A clip at a time, its frames being the batch: the numbers do not depend on where a killed run stopped.
+
+        Args:
+            clip: pixels.
+            seed: of the draw from the posterior, where the autoencoder has one (``sample``).
         """
         pixels = clip.to(self.device).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=torch.channels_last)
         # Stable Diffusion's encoder loses a hundredth in bfloat16; ours was trained in it.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=isinstance(self.autoencoder, TinyAutoencoder)):
-            latents = self.autoencoder.encode(pixels).float()  # type: ignore[operator]
+            if hasattr(self.autoencoder, "sample"):
+                latents = self.autoencoder.sample(pixels, torch.Generator().manual_seed(seed)).float()  # type: ignore[operator]
+            else:
+                latents = self.autoencoder.encode(pixels).float()  # type: ignore[operator]
         return latents.transpose(0, 1).half().cpu().contiguous()
 
     @torch.no_grad()

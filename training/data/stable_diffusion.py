@@ -28,8 +28,8 @@ _TEXT = "OpenCLIP's or CLIP's text encoder: open_clip_pytorch_model.bin, or a fi
 class StableDiffusionAutoencoder(nn.Module):
     """diffusers' AutoencoderKL with frames in [0, 1] and latents in the scale of the diffusion model.
 
-    Latents are the mean of the posterior: the same clip always gives the same numbers. The authors draw from it, with a
-    deviation far below the noise of any timestep.
+    Training takes `sample`, a draw from the posterior, as the authors do: the means of all clips spread less than the
+    latents that the decoder was trained for.
     """
 
     def __init__(self, network: nn.Module, scale: float = LATENT_SCALE) -> None:
@@ -37,9 +37,15 @@ class StableDiffusionAutoencoder(nn.Module):
         self.network, self.scale = network, scale
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` in [0, 1] to ``[B, 4, H/8, W/8]``, a frame at a time (memory)."""
+        """The posterior's mean: ``[B, 3, H, W]`` in [0, 1] to ``[B, 4, H/8, W/8]``, a frame at a time (memory)."""
         encode: Any = self.network.encode
         return torch.cat([encode(frame * 2 - 1).latent_dist.mode() for frame in pixels.split(1)]) * self.scale
+
+    def sample(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw from the posterior, shaped as `encode`'s; the generator is the CPU's, wherever the network is."""
+        encode: Any = self.network.encode
+        drawn = [encode(frame * 2 - 1).latent_dist.sample(generator) for frame in pixels.split(1)]
+        return torch.cat(drawn) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """``[B, 4, h, w]`` to ``[B, 3, 8h, 8w]``, about [0, 1], a frame at a time."""
