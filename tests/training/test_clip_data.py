@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from training.data import cache, latents
+from training.data.batches import BatchOptions, SourceBatches
 from training.data.cache_files import CachedClips, IndexWriter, write_atomically
 from training.data.clip_folder import ClipFolder
 from training.data.decode import FrameSampling, decode_image, decode_video
-from training.data.mixing import JointBatches, JointOptions, Ratio, SingleFrames
+from training.data.mixing import Ratio, SingleFrames
 from training.data.shards import ShardSet, expand
-from training.data.source import BrokenSampleError, Order, SkipReport
+from training.data.source import BrokenSampleError, Order
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ROOT / "models" / "videolcm-mini-teacher.safetensors"
@@ -365,25 +366,33 @@ def test_clips_without_caption_can_be_left_out_and_are_named(tmp_path):
 # Batches
 
 
-def batches(source, **options):
-    return JointBatches(source.only("video"), source.only("image"), JointOptions(**options))
+def batches(source, encoders=None, **options):
+    return SourceBatches(source.only("video"), source.only("image"), BatchOptions(**options), encoders)
 
 
-def test_broken_clips_are_counted_named_and_replaced(tmp_path, broken):
+def whole(batches, step):
+    return batches.batch(step, range(batches.size(step)))
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return cache.Encoders.load(START)
+
+
+def test_broken_clips_are_counted_named_and_replaced(tmp_path, broken, encoders):
     make_folder(tmp_path / "c", 4)
     for name in ("truncated.mp4", "empty.mp4", "text.mp4"):
         (tmp_path / "c" / name).write_bytes((broken / name).read_bytes())
         (tmp_path / "c" / name).with_suffix(".txt").write_text("broken")
     source = ClipFolder.scan(tmp_path / "c", FOUR)
-    joint = JointBatches(source, source.only("image"), JointOptions(batch=7, ratio=Ratio(images=0)))
-    report = SkipReport()
-    drawn = list(joint.iterate(0, 3, report))
-    assert all(b.values.shape == (7, 4, 16, 16, 3) and "broken" not in b.captions for b in drawn)
-    assert set(report.reasons) == {"truncated.mp4", "empty.mp4", "text.mp4"}
-    text = report.summary(len(source))
+    joint, again = (batches(source, encoders, batch=7, ratio=Ratio(images=0)) for _ in range(2))
+    drawn = [whole(joint, step) for step in range(2)]
+    assert all(b.latents.shape == (7, 4, 4, 2, 2) and "broken" not in b.extra["captions"] for b in drawn)
+    assert set(joint.skipped.reasons) == {"truncated.mp4", "empty.mp4", "text.mp4"}
+    text = joint.skipped.summary(len(source))
     assert "3 of 7 samples were left out" in text and "  empty.mp4: cannot be decoded" in text
-    again = JointBatches(source, source.only("image"), JointOptions(batch=7, ratio=Ratio(images=0)))
-    assert again[2].names == drawn[2].names and torch.equal(again[2].values, drawn[2].values)
+    late = whole(again, 1)
+    assert late.extra["names"] == drawn[1].extra["names"] and torch.equal(late.latents, drawn[1].latents)
 
 
 def test_nothing_left_is_an_error_that_names_the_clips(broken):
@@ -392,17 +401,13 @@ def test_nothing_left_is_an_error_that_names_the_clips(broken):
     for path in (*broken.glob("*.png"), *broken.glob("*.jpg")):
         path.unlink()
     source = ClipFolder.scan(broken, replace(FOUR, frames=32))
-    joint = JointBatches(source, source, JointOptions(batch=1))
+    joint = SourceBatches(source, source, BatchOptions(batch=1))
     with pytest.raises(ValueError, match=r"none of the 4 samples can be used(.|\n)*empty.mp4: cannot be decoded"):
-        joint[0]
+        joint.batch(0, range(1))
 
 
-def test_one_step_in_four_is_of_images_on_every_rank(tmp_path):
-    source = ClipFolder.scan(make_folder(tmp_path / "c", 3, 3), FOUR)
-    for rank in (0, 1):
-        joint = batches(source, batch=1, image_batch=2, rank=rank, world=2)
-        assert [joint[s].kind for s in range(8)] == ["video", "video", "video", "image"] * 2
-        assert joint[3].values.shape == (2, 1, 16, 16, 3)
+def test_a_ratio_says_each_steps_kind_and_how_many_came_before():
+    assert [Ratio().kind(s) for s in range(8)] == ["video", "video", "video", "image"] * 2
     assert [Ratio(images=2, clips=1).kind(s) for s in range(4)] == ["video", "image", "image", "video"]
     counted = Counter()
     for step in range(40):
@@ -411,22 +416,10 @@ def test_one_step_in_four_is_of_images_on_every_rank(tmp_path):
         counted[ratio.kind(step)] += 1
 
 
-def test_two_ranks_draw_together_what_one_draws(tmp_path):
-    source = ClipFolder.scan(make_folder(tmp_path / "c", 5, 3), replace(FOUR, start="random"))
-    whole = batches(source, batch=4, image_batch=2, seed=3)
-    parts = [batches(source, batch=2, image_batch=1, seed=3, rank=r, world=2) for r in (0, 1)]
-    for step in range(6):
-        assert whole[step].names == parts[0][step].names + parts[1][step].names
-        assert torch.equal(whole[step].values, torch.cat([p[step].values for p in parts]))
-    assert batches(source, batch=4, seed=4)[0].names != whole[0].names
-
-
-def test_ratios_and_ranks_that_cannot_be_are_refused(tmp_path):
+def test_ratios_that_cannot_be_are_refused(tmp_path):
     source = ClipFolder.scan(make_folder(tmp_path / "c", 1), FOUR)
     with pytest.raises(ValueError, match="no image to draw from"):
         batches(source)
-    with pytest.raises(ValueError, match="rank is 2 of 2"):
-        JointOptions(rank=2, world=2)
     with pytest.raises(ValueError, match="ratio is 0 : 0"):
         Ratio(images=0, clips=0)
     with pytest.raises(ValueError, match="no sample to draw from"):
@@ -434,10 +427,9 @@ def test_ratios_and_ranks_that_cannot_be_are_refused(tmp_path):
 
 
 def test_clips_serve_as_images_frame_by_frame(tmp_path):
-    source = ClipFolder.scan(make_folder(tmp_path / "c", 1), FOUR)
-    joint = JointBatches(source, SingleFrames(source), JointOptions(batch=1, image_batch=32))
-    drawn = joint[3].values
-    assert drawn.shape == (32, 1, 16, 16, 3)
+    frames = SingleFrames(ClipFolder.scan(make_folder(tmp_path / "c", 1), FOUR))
+    drawn = torch.stack([frames.read(0, rng(seed)).values for seed in range(16)])
+    assert drawn.shape == (16, 1, 16, 16, 3) and len(frames) == 1
     assert set(numbers(drawn[:, 0])) == {0, 1, 2, 3}
 
 
@@ -503,28 +495,27 @@ def test_shards_give_what_the_folder_gives(shards):
     assert len(images) == 3 and [images.caption(i) for i in range(3)] == ["image 0", "image 1", "image 2"]
 
 
-def test_an_epoch_is_split_over_ranks_and_workers_without_overlap(shards):
+def test_an_epoch_is_split_over_ranks_without_overlap(shards, encoders):
     source = ShardSet.scan(str(shards), FOUR)
     seen = []
-    for rank in (0, 1, 2):
-        joint = batches(source, batch=1, image_batch=1, rank=rank, world=3)
-        drawn = list(joint.iterate(0, 5, SkipReport(), workers=2))
-        assert [b.names for b in drawn] == [joint[s].names for s in range(5)]
-        seen += [n for b in drawn for n in b.names]
+    for rank in range(3):
+        joint = batches(source, encoders, batch=3, image_batch=3)
+        for step in range(5):
+            seen += joint.batch(step, range(rank, rank + 1)).extra["names"]
     assert sorted(seen) == sorted(source.name(i) for i in range(15))  # 3 ranks x (4 clips + 1 image): one epoch
 
 
-def test_a_resumed_run_gets_the_batches_it_would_have_got(shards):
-    sampling = replace(FOUR, start="random")
-    whole = list(batches(ShardSet.scan(str(shards), sampling), batch=5, seed=7).iterate(0, 9, SkipReport()))
+def test_a_resumed_run_gets_the_batches_it_would_have_got(shards, encoders):
+    source = ShardSet.scan(str(shards), replace(FOUR, start="random"))
+    made = [batches(source, encoders, batch=3, image_batch=1, seed=7, workers=workers) for workers in (2, 1)]
+    before = [whole(made[0], step) for step in range(6)]
     state = torch.get_rng_state()
-    rest = list(batches(ShardSet.scan(str(shards), sampling), batch=5, seed=7).iterate(4, 9, SkipReport(), workers=1))
-    assert torch.equal(torch.get_rng_state(), state)  # the loader leaves the trainer's own numbers alone
-    for a, b in zip(whole[4:], rest, strict=True):
-        assert (a.kind, a.names, a.captions) == (b.kind, b.names, b.captions) and torch.equal(a.values, b.values)
+    for a, b in zip(before[4:], [whole(made[1], step) for step in (4, 5)], strict=True):
+        assert a.extra["names"] == b.extra["names"] and torch.equal(a.latents, b.latents)
+    assert torch.equal(torch.get_rng_state(), state)  # the trainer's own numbers are left alone
 
 
-def test_broken_samples_of_shards_are_counted_and_named(shards, broken):
+def test_broken_samples_of_shards_are_counted_and_named(shards, broken, encoders):
     clip = (shards.parent / "c" / "clip_00.mp4").read_bytes()
     with tarfile.open(shards / "003.tar", "w") as archive:
         add(archive, "good.mp4", clip)
@@ -557,11 +548,10 @@ def test_broken_samples_of_shards_are_counted_and_named(shards, broken):
     assert source.groups[4] == 2
     assert "damaged shard" in reasons["005.tar/(rest)"] and source.groups[5] == 2
     assert "damaged shard" in reasons["006.tar/(rest)"]
-    report = SkipReport()
-    joint = JointBatches(source.only("video"), source.only("image"), JointOptions(batch=len(source)))
-    list(joint.iterate(0, 1, report, workers=1))
-    assert "cannot be decoded" in report.reasons["003.tar/text"]
-    assert all("no caption" in report.reasons[f"003.tar/{n}"] for n in ("json", "other"))
+    joint = batches(source, encoders, batch=len(source))
+    whole(joint, 0)
+    assert "cannot be decoded" in joint.skipped.reasons["003.tar/text"]
+    assert all("no caption" in joint.skipped.reasons[f"003.tar/{n}"] for n in ("json", "other"))
     for path in shards.glob("00[0-5].tar"):
         path.unlink()
     with pytest.raises(ValueError, match="no usable sample"):
@@ -584,11 +574,6 @@ def test_lists_of_shards_are_kept_until_the_shard_changes(shards, tmp_path, monk
 
 
 # The cache
-
-
-@pytest.fixture(scope="module")
-def encoders():
-    return cache.Encoders.load(START)
 
 
 SMALL = FrameSampling(frames=2, fps=8, width=16, height=16)
@@ -618,11 +603,10 @@ def test_cached_latents_are_those_of_the_clips(tmp_path, encoders):
         assert torch.equal(sample.values, expected)
         assert sample.caption == folder.caption(i) and torch.equal(sample.text, encoders.text(sample.caption))
     assert torch.equal(cached.empty_text, encoders.text(""))
-    joint = JointBatches(cached.only("video"), cached.only("image"), JointOptions(batch=3, image_batch=2))
-    assert joint[0].values.shape == (3, 4, 2, 2, 2) and joint[3].values.shape == (2, 4, 1, 2, 2)
-    assert joint[0].texts.shape == (3, 77, 128)
-    frames = JointBatches(cached.only("video"), SingleFrames(cached.only("video")), JointOptions(image_batch=2))
-    assert frames[3].values.shape == (2, 4, 1, 2, 2)
+    joint = batches(cached, batch=3, image_batch=2)
+    assert whole(joint, 0).latents.shape == (3, 4, 2, 2, 2) and whole(joint, 3).latents.shape == (2, 4, 1, 2, 2)
+    assert whole(joint, 0).context.shape == (3, 77, 128)
+    assert SingleFrames(cached.only("video")).read(0, rng()).values.shape == (4, 1, 2, 2)
 
 
 def test_the_same_command_again_encodes_only_what_changed(tmp_path, encoders):
@@ -669,11 +653,11 @@ def test_a_damaged_file_is_named_skipped_and_made_again(tmp_path, encoders):
     data[-3] ^= 1
     victim.write_bytes(data)
     (out / cached.entries[2]["file"]).unlink()
-    report = SkipReport()
-    joint = JointBatches(cached, cached.only("image"), JointOptions(batch=9, ratio=Ratio(images=0)))
-    assert {n for b in joint.iterate(0, 1, report) for n in b.names} == {"clip_00.mp4#0"}
-    assert "another checksum" in report.reasons["clip_01.mp4#0"] and victim.name in report.reasons["clip_01.mp4#0"]
-    assert "missing" in report.reasons["clip_02.mp4#0"]
+    joint = batches(cached, batch=9, ratio=Ratio(images=0))
+    assert set(whole(joint, 0).extra["names"]) == {"clip_00.mp4#0"}
+    reasons = joint.skipped.reasons
+    assert "another checksum" in reasons["clip_01.mp4#0"] and victim.name in reasons["clip_01.mp4#0"]
+    assert "missing" in reasons["clip_02.mp4#0"]
     made = build(clips, out, encoders)
     assert made.encoded == 2 and any(victim.name in line for line in made.remade)
     assert f"Damaged, made again: {victim.name}" in made.summary(3)

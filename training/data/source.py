@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 Kind = Literal["video", "image"]
@@ -171,9 +170,3 @@ def read_or_replace(
         f"none of the {len(source)} samples can be used. {known.summary(len(source))}\n"
         "Mend or replace these files, or loosen the sampling (fewer frames, lower fps, short clips held)."
     )
-
-
-def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-    """Values ``[B, ...]`` and text embeddings ``[B, L, D]`` (None without) of a batch."""
-    texts = [s.text for s in samples if s.text is not None]
-    return torch.stack([s.values for s in samples]), torch.stack(texts) if len(texts) == len(samples) else None
