@@ -33,6 +33,8 @@ def open_accelerator(
     # One process may make several runs, each with its own precision; the group of processes stays.
     AcceleratorState._reset_state(reset_partial_state=False)
     GradientState._reset_state()
+    # Gradients of 1 x 1 convolutions count their strides in another way; their numbers lie the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters, gradient_as_bucket_view=True)
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulation, cpu=cpu, kwargs_handlers=[ddp]
