@@ -142,14 +142,14 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
 
 def test_two_processes_make_the_same_clips_as_one(corpus, tmp_path):
     source = sources.Source(
-        kind="cell", row=sampling.Row(model="student", steps=1), weights=mini_file(), hashes=("a",), clips=16
+        kind="cell", row=sampling.Row(model="student", steps=1), weights=mini_file(), hashes=("a",), clips=10
     )
     rows = []
     for count in (1, 2):
         setup = workers.Setup(out=tmp_path / str(count), corpus=corpus)
         with workers.open_workers(setup, count) as team:
             team.run(source, ["flicker"])
-            rows.append((team.rows(source, "flicker"), team.clips(source, 16)))
+            rows.append((team.rows(source, "flicker"), team.clips(source, 10)))
     assert torch.equal(rows[0][1], rows[1][1]) and torch.equal(rows[0][0], rows[1][0])
 
 
