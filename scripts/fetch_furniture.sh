@@ -8,7 +8,7 @@ mkdir -p "$folder"
 cd "$folder"
 if ! ls usr/share/sweethome3d/furniture/*.sh3f >/dev/null 2>&1; then
   command -v apt-get >/dev/null || { echo "apt-get not found: unpack the Debian package sweethome3d-furniture into $folder by other means." >&2; exit 1; }
-  apt-get -q download sweethome3d-furniture
+  apt-get -q download sweethome3d-furniture >&2  # only the folder goes to the standard output
   dpkg -x sweethome3d-furniture_*.deb .
   rm sweethome3d-furniture_*.deb
 fi
