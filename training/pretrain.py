@@ -145,13 +145,8 @@ def first_leg(path: Path) -> mini.TextVideoModel:
     return model
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
-    parser.add_argument("--start", type=Path, help="checkpoint of a first leg, whose average is trained on")
+def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Numbers of a teacher's training, whatever its data."""
     parser.add_argument("--image-steps", type=int, default=3000, help="steps on single frames")
     parser.add_argument("--steps", type=int, default=8000, help="all steps, those on frames included")
     parser.add_argument("--batch", type=int, default=16, help="clips a step")
@@ -160,6 +155,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--timestep-power", type=float, default=0.75)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
+    parser.add_argument("--start", type=Path, help="checkpoint of a first leg, whose average is trained on")
+    add_teacher_arguments(parser)
     options = parser.parse_args(arguments)
     check_tracker(options.tracker)
     torch.manual_seed(0)

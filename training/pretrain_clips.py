@@ -22,9 +22,9 @@ from .data.decode import FrameSampling
 from .data.mixing import Ratio
 from .data.opening import DataSpec, caption_vocabulary, open_batches
 from .engine.processes import open_accelerator
-from .engine.trackers import TRACKERS, check_tracker
+from .engine.trackers import check_tracker
 from .loop import LoopOptions, run
-from .pretrain import TeacherTask
+from .pretrain import TeacherTask, add_teacher_arguments
 from .teachers import load_teacher
 
 DROP_TEXT, UNKNOWN_WORDS = 0.1, 0.02  # as for the corpus
@@ -89,15 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--export", type=Path, help="all-in-one .safetensors file to write at the end")
     for name, default in (("frames", 16), ("fps", 8), ("width", 64), ("height", 64)):
         parser.add_argument(f"--{name}", type=float if name == "fps" else int, default=default)
-    parser.add_argument("--image-steps", type=int, default=3000, help="steps on single frames")
-    parser.add_argument("--steps", type=int, default=8000, help="all steps, those on frames included")
-    parser.add_argument("--batch", type=int, default=16, help="clips a step")
-    parser.add_argument("--image-batch", type=int, default=128, help="frames a step")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--timestep-power", type=float, default=0.75)
-    parser.add_argument("--ema", type=float, default=0.998)
+    add_teacher_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
     return parser
 
 

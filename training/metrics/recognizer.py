@@ -7,6 +7,7 @@ accuracy on real clips of combinations that neither it nor the video models have
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,24 @@ def blurred(clips: Tensor, generator: torch.Generator) -> Tensor:
     return frames * gain + 0.03 * torch.randn(frames.shape, generator=generator)
 
 
-class RecognizerTask:
-    """Cross-entropy of the three attributes."""
+class JudgeTask(ABC):
+    """A small network that learns to judge clips; only its loss is its own.
 
-    def __init__(self, clips: Tensor, labels: Tensor, steps: int, batch: int = 32) -> None:
-        self.clips, self.labels, self.steps, self.batch = clips, labels, steps, batch
-        self.model = Recognizer()
+    Args:
+        model: what learns.
+        clips: uint8, as `training_clips` gives.
+        labels: long, of each clip.
+        steps: of the run.
+        batch: clips of a step.
+    """
+
+    def __init__(self, model: nn.Module, clips: Tensor, labels: Tensor, steps: int, batch: int = 32) -> None:
+        self.model, self.clips, self.labels, self.steps, self.batch = model, clips, labels, steps, batch
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-3, weight_decay=0.02)
+
+    @abstractmethod
+    def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """Loss of a batch of network inputs and its labels."""
 
     def state(self) -> dict[str, Any]:
         """Model and optimiser."""
@@ -100,13 +112,29 @@ class RecognizerTask:
         """One step."""
         set_learning_rate(self.optimizer, warmup_stable_decay(index, self.steps, peak=2e-3, decay=0.5))
         chosen = torch.randint(len(self.labels), (self.batch,), generator=generator)
-        scores = self.model(blurred(self.clips[chosen].float() / 255, generator))
-        target = self.labels[chosen]
-        loss = sum(functional.cross_entropy(s, target[:, i]) for i, s in enumerate(scores))
+        loss = self.loss(blurred(self.clips[chosen].float() / 255, generator), self.labels[chosen])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         self.optimizer.step()
-        return {"loss": float(loss)}
+        return {"loss": float(loss.detach())}
+
+
+class RecognizerTask(JudgeTask):
+    """Cross-entropy of the three attributes."""
+
+    def __init__(self, clips: Tensor, labels: Tensor, steps: int, batch: int = 32) -> None:
+        super().__init__(Recognizer(), clips, labels, steps, batch)
+
+    def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """Sum over the attributes."""
+        return torch.stack([functional.cross_entropy(s, labels[:, i]) for i, s in enumerate(self.model(clips))]).sum()
+
+
+def training_clips(folder: Path) -> tuple[Tensor, list[world.Combination]]:
+    """The training clips of a corpus and their mirror images as network inputs (uint8), and what each shows."""
+    frames, shown = corpus.load_corpus(folder, world.training_combinations())
+    small = torch.cat([(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64)])
+    return torch.cat([small, small.flip(-1)]), shown + [mirrored(c) for c in shown]
 
 
 @torch.no_grad()
@@ -152,10 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    frames, shown = corpus.load_corpus(options.corpus, world.training_combinations())
-    small = torch.cat([(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64)])
-    clips = torch.cat([small, small.flip(-1)])
-    labels = torch.tensor([label_indices(c) for c in shown] + [label_indices(mirrored(c)) for c in shown])
+    clips, shown = training_clips(options.corpus)
+    labels = torch.tensor([label_indices(c) for c in shown])
     task = RecognizerTask(clips, labels, options.steps)
     run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())

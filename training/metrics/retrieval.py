@@ -8,19 +8,15 @@ R@5 on real clips of combinations that neither it nor the video models have seen
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data import corpus, world
-from ..data.latents import mirrored
-from ..loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
-from .recognizer import Recognizer, blurred, to_input
+from ..loop import LoopOptions, run
+from .recognizer import JudgeTask, Recognizer, to_input, training_clips
 
 WIDTH, SHARPNESS = 64, 20.0
 
@@ -66,37 +62,20 @@ class Retriever(nn.Module):
         return functional.normalize(self.text(word_rows(captions)), dim=1)
 
 
-class RetrieverTask:
+class RetrieverTask(JudgeTask):
     """Each clip must find its caption among all captions of the training combinations."""
+
+    model: Retriever
 
     def __init__(self, clips: Tensor, shown: list[world.Combination], steps: int, batch: int = 32) -> None:
         self.captions = distinct_captions(shown)
         index = {caption: i for i, caption in enumerate(self.captions)}
-        self.labels = torch.tensor([index[c.caption] for c in shown])
-        self.clips, self.steps, self.batch = clips, steps, batch
-        self.model = Retriever()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-3, weight_decay=0.02)
+        super().__init__(Retriever(), clips, torch.tensor([index[c.caption] for c in shown]), steps, batch)
 
-    def state(self) -> dict[str, Any]:
-        """Model and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what ``state`` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
-        """One step."""
-        set_learning_rate(self.optimizer, warmup_stable_decay(index, self.steps, peak=2e-3, decay=0.5))
-        chosen = torch.randint(len(self.labels), (self.batch,), generator=generator)
-        clips = self.model.embed_clips(blurred(self.clips[chosen].float() / 255, generator))
-        scores = SHARPNESS * clips @ self.model.embed_captions(self.captions).T
-        loss = functional.cross_entropy(scores, self.labels[chosen])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return {"loss": float(loss.detach())}
+    def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy over the captions."""
+        scores = SHARPNESS * self.model.embed_clips(clips) @ self.model.embed_captions(self.captions).T
+        return functional.cross_entropy(scores, labels)
 
 
 @torch.no_grad()
@@ -133,9 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1200)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    frames, shown = corpus.load_corpus(options.corpus, world.training_combinations())
-    small = torch.cat([(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64)])
-    task = RetrieverTask(torch.cat([small, small.flip(-1)]), shown + [mirrored(c) for c in shown], options.steps)
+    task = RetrieverTask(*training_clips(options.corpus), options.steps)
     run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
     ranks = caption_ranks(load_retriever(options.out), torch.from_numpy(held_out), combinations)
