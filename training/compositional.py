@@ -22,13 +22,13 @@ from .data.encoders import Encoders
 from .data.mixing import Ratio
 from .distill import checkpoint_of, folder_of
 from .engine.distillation import DistillationTask
-from .engine.networks import encode_conditions as encode
+from .engine.networks import Conditions
 from .engine.processes import open_accelerator
 from .engine.randomness import mixed_seed
 from .engine.trackers import TRACKERS
 from .loop import LoopOptions, run
 from .methods.condition_dropout import keep_conditions
-from .pretrain import TeacherTask
+from .pretrain import TeacherTask, first_leg
 from .recipes import Recipe
 from .students import full_student
 from .teachers import Teacher, load_teacher
@@ -40,59 +40,78 @@ class Conditioner:
     def __init__(self, clips: conditions.ConditionClips, single: float) -> None:
         self.clips, self.single = clips, single
 
-    def draw(self, chosen: Tensor, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-        """Kept samples (long ``[b]``) and pixels ``[b, c, F, H, W]`` of each condition.
+    def draw(self, chosen: Tensor, samples: range, count: int, seed: int) -> Conditions:
+        """Of each condition the places in ``chosen`` that keep it, and their pixels ``[b, c, F, H, W]``.
+
+        Which samples keep a condition is drawn for the whole step, holes and the like for each sample, so that a batch
+        does not depend on how it is spread over processes.
 
         Args:
             chosen: long ``[B]``, clips as in `ConditionClips.take`.
-            generator: draws.
+            samples: their numbers in the step's batch.
+            count: samples of the step's batch, of all processes together.
+            seed: of the step.
         """
-        kept = keep_conditions(list(conditions.NAMES), len(chosen), generator, single=self.single)
-        drawn = {}
-        for name, mask in kept.items():
-            if mask.any():
-                clips = self.clips.take(chosen[mask])
-                drawn[name] = (mask.nonzero()[:, 0], conditions.condition_of(name, clips, generator))
-        return drawn
+        names, whole = list(conditions.NAMES), torch.Generator().manual_seed(mixed_seed(seed, 2))
+        kept = keep_conditions(names, count, whole, single=self.single)
+        drawn: dict[str, tuple[list[int], list[Tensor]]] = {}
+        for place, (sample, clip) in enumerate(zip(samples, chosen, strict=True)):
+            own = torch.Generator().manual_seed(mixed_seed(seed, sample, 3))
+            for name in names:
+                if kept[name][sample]:
+                    places, found = drawn.setdefault(name, ([], []))
+                    places.append(place)
+                    found.append(conditions.condition_of(name, self.clips.take(clip[None]), own))
+        return {name: (torch.tensor(places), torch.cat(found)) for name, (places, found) in drawn.items()}
 
 
 class CompositionalTeacherTask(TeacherTask):
     """v-prediction with text and conditions dropped; clips only."""
 
     def __init__(
-        self, data: latents.LatentClips, conditioner: Conditioner, start: mini.AllInOne, options: argparse.Namespace
+        self,
+        data: latents.LatentClips,
+        conditioner: Conditioner,
+        model: mini.TextVideoModel,
+        options: argparse.Namespace,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        model = mini.TextVideoModel(start.text.vocabulary, mini.COMPOSITIONAL)
-        model.text.load_state_dict(start.text.state_dict())
-        if start.unet.config.conditions:
-            known = ", ".join(sorted(start.unet.config.conditions))
-            raise ValueError(
-                f"--start has encoders for {known} already; allowed: a text-only one. To continue a compositional run, "
-                "repeat its command with the same --out."
-            )
-        model.unet.load_state_dict(start.unet.state_dict(), strict=False)
-        with torch.no_grad():  # the conditions' input channels saw zeros so far; they begin without effect
-            model.unet.input_blocks[0][0].weight[:, mini.UNET.in_channels :] = 0  # type: ignore[index, union-attr]
-        super().__init__(data, options, model)
+        super().__init__(data, options, model, accelerator)
         self.conditioner = conditioner
 
     def frames_only(self, index: int) -> bool:
         """Never."""
         return False
 
-    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """The network's output for a batch."""
-        unique, rows = torch.unique(ids, dim=0, return_inverse=True)
-        concat = encode(self.model.unet, self.conditioner.draw(chosen, generator), x_t)
-        return self.model.unet(x_t, t, self.model.text(unique)[rows], concat=concat)
+    def conditions(self, chosen: Tensor, samples: range, generator: torch.Generator) -> Conditions:
+        """The conditions of this process's share."""
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        drawn = self.conditioner.draw(chosen[samples.start :: samples.step], samples, len(chosen), seed)
+        return {name: (rows.to(self.device), pixels.to(self.device)) for name, (rows, pixels) in drawn.items()}
+
+
+def with_encoders(start: mini.AllInOne) -> mini.TextVideoModel:
+    """A text-only teacher with condition encoders that begin without effect.
+
+    Raises:
+        ValueError: it has some already.
+    """
+    if start.unet.config.conditions:
+        known = ", ".join(sorted(start.unet.config.conditions))
+        raise ValueError(
+            f"--start has encoders for {known} already; allowed: a text-only one. To train a compositional teacher on, "
+            "name its checkpoint with --first-leg."
+        )
+    model = mini.TextVideoModel(start.text.vocabulary, mini.COMPOSITIONAL)
+    model.text.load_state_dict(start.text.state_dict())
+    model.unet.load_state_dict(start.unet.state_dict(), strict=False)
+    with torch.no_grad():  # the conditions' input channels saw zeros so far
+        model.unet.input_blocks[0][0].weight[:, mini.UNET.in_channels :] = 0  # type: ignore[index, union-attr]
+    return model
 
 
 class ConditionBatches:
-    """Batches of clips with their conditions: the same ones in student, teacher (both guidance branches) and target.
-
-    Which samples keep a condition is drawn for the whole step, holes and the like for each sample, so that the batch
-    does not depend on how it is spread over processes.
-    """
+    """Batches of clips with their conditions: the same ones in student, teacher (both guidance branches) and target."""
 
     def __init__(self, batches: SourceBatches, conditioner: Conditioner, seed: int) -> None:
         self.batches, self.conditioner, self.seed = batches, conditioner, seed
@@ -108,20 +127,9 @@ class ConditionBatches:
 
     def batch(self, step: int, samples: range) -> Batch:
         """Some samples of a step's batch, with ``conditions`` in ``extra``."""
-        batch, names = self.batches.batch(step, samples), list(conditions.NAMES)
-        whole = torch.Generator().manual_seed(mixed_seed(self.seed, step, 2))
-        kept = keep_conditions(names, self.size(step), whole, single=self.conditioner.single)
-        drawn: dict[str, tuple[list[int], list[Tensor]]] = {}
-        for place, (sample, clip) in enumerate(zip(samples, batch.extra["index"], strict=True)):
-            own = torch.Generator().manual_seed(mixed_seed(self.seed, step, sample, 3))
-            for name in names:
-                if kept[name][sample]:
-                    pixels = conditions.condition_of(name, self.conditioner.clips.take(clip[None]), own)
-                    places, found = drawn.setdefault(name, ([], []))
-                    places.append(place)
-                    found.append(pixels)
-        encoded = {name: (torch.tensor(places), torch.cat(found)) for name, (places, found) in drawn.items()}
-        return replace(batch, extra={**batch.extra, "conditions": encoded})
+        batch = self.batches.batch(step, samples)
+        drawn = self.conditioner.draw(batch.extra["index"], samples, self.size(step), mixed_seed(self.seed, step))
+        return replace(batch, extra={**batch.extra, "conditions": drawn})
 
 
 def student_task(
@@ -154,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
         role.add_argument("--single", type=float, default=0.5, help="share of samples with one condition alone")
     teacher.set_defaults(image_steps=0, image_batch=0)
+    teacher.add_argument("--first-leg", type=Path, help="checkpoint of an earlier run, whose average is trained on")
     teacher.add_argument("--steps", type=int, default=1500)
     teacher.add_argument("--batch", type=int, default=10)
     teacher.add_argument("--learning-rate", type=float, default=8e-4)
@@ -179,7 +188,9 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint, events = checkpoint_of(options.out), folder_of(options.out) / "events"
     loop = LoopOptions(checkpoint=checkpoint, steps=options.steps, tracker=options.tracker, events=events)
     if options.role == "teacher":
-        run(CompositionalTeacherTask(data, conditioner, start, options), loop)
+        model = first_leg(options.first_leg, mini.COMPOSITIONAL) if options.first_leg else with_encoders(start)
+        accelerator = open_accelerator()
+        run(CompositionalTeacherTask(data, conditioner, model, options, accelerator), loop, accelerator)
         return
     recipe = replace(
         recipes.mini(), steps=options.steps, batch=options.batch, learning_rate=options.learning_rate, w=options.w,

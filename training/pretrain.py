@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from videolcm_core.models.unet3d import UNetConfig
 from videolcm_core.prediction import velocity
 
 from . import mini
 from .data import captions, latents, world
 from .engine.files import released_state
-from .engine.networks import set_temporal
+from .engine.networks import Conditions, encode_conditions, set_temporal
 from .engine.processes import average_gradients, open_accelerator, share
 from .engine.progress import bin_means, bin_sums
 from .engine.trackers import TRACKERS, check_tracker
@@ -85,25 +86,30 @@ class TeacherTask:
         ids = self.tokens.draw(labels, generator, shares=captions.FRAMES if frames_only else captions.CLIPS)
         return x_0.float(), ids, chosen
 
-    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    def conditions(self, chosen: Tensor, samples: range, generator: torch.Generator) -> Conditions:
+        """What ``samples`` of a batch, clips ``chosen``, are given beside the text: here nothing."""
+        return {}
+
+    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, given: Conditions) -> Tensor:
         """The network's output for a batch."""
         unique, rows = torch.unique(ids, dim=0, return_inverse=True)
-        return self.model.unet(x_t, t, self.model.text(unique)[rows])
+        concat = encode_conditions(self.model.unet, given, x_t) if given else None
+        return self.model.unet(x_t, t, self.model.text(unique)[rows], concat=concat)
 
     def frames_only(self, index: int) -> bool:
         """Whether a step trains on single frames: the whole first phase, later every fourth step."""
         return index < self.options.image_steps or index % 4 == 3
 
-    def share(self, count: int) -> slice:
+    def share(self, count: int) -> range:
         """This process's samples of a batch: every n-th, so that each has all noise levels.
 
         Raises:
             ValueError: the batch cannot be divided evenly.
         """
         if self.accelerator is None:
-            return slice(None)
+            return range(count)
         share(count, 0, self.accelerator.num_processes, 1)
-        return slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One step."""
@@ -117,11 +123,12 @@ class TeacherTask:
         t = stratified_timesteps(len(x_0), generator, o.timestep_power)
         eps = torch.randn(x_0.shape, generator=generator)
         mine = self.share(len(x_0))
-        x_0, ids, chosen, t, eps = (v[mine].to(self.device) for v in (x_0, ids, chosen, t, eps))
+        given = self.conditions(chosen, mine, generator)
+        x_0, ids, t, eps = (v[mine.start :: mine.step].to(self.device) for v in (x_0, ids, t, eps))
         x_t = self.schedule.add_noise(x_0, eps, t)
         target = velocity(x_0, eps, self.schedule.alpha_t(t), self.schedule.sigma_t(t))
         with torch.autocast(self.device.type, torch.bfloat16):
-            output = self.predict(x_t, t, ids, chosen, generator)
+            output = self.predict(x_t, t, ids, given)
         errors = (output.float() - target).square().flatten(1).mean(1)
         loss = errors.mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -137,10 +144,10 @@ class TeacherTask:
         return {"loss": mean, kind: mean, **bin_means(sums), "rate": rate, "samples": count}
 
 
-def first_leg(path: Path) -> mini.TextVideoModel:
+def first_leg(path: Path, config: UNetConfig = mini.UNET) -> mini.TextVideoModel:
     """The average that an earlier run of this command left, to be trained on with a new schedule."""
     state = released_state(path)
-    model = mini.TextVideoModel(state["text.vocabulary"])
+    model = mini.TextVideoModel(state["text.vocabulary"], config)
     model.load_state_dict(state)
     return model
 

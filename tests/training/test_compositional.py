@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training import compositional, mini, recipes, train_depth
+from training import compositional, mini, pretrain, recipes, train_depth
 from training.data import captions, conditions
 from training.data.latents import LatentClips
+from training.engine.networks import encode_conditions
 from training.engine.processes import open_accelerator
-from training.loop import step_generator
+from training.loop import save_atomically, step_generator
 from training.methods.condition_dropout import keep_conditions
 from training.teachers import Teacher
 from videolcm_core.models.autoencoder import TinyAutoencoder
@@ -110,13 +111,14 @@ def teacher_task(clips, data):
     options = argparse.Namespace(
         image_steps=0, image_batch=0, steps=4, batch=4, learning_rate=1e-3, timestep_power=0.75, ema=0.9
     )
-    return compositional.CompositionalTeacherTask(data, compositional.Conditioner(clips, 0.5), start(), options)
+    model = compositional.with_encoders(start())
+    return compositional.CompositionalTeacherTask(data, compositional.Conditioner(clips, 0.5), model, options)
 
 
 def test_a_dropped_condition_adds_nothing(clips, data):
     unet = teacher_task(clips, data).model.unet.train(False)
     given = {"depth": (torch.tensor([2]), torch.rand(1, 1, FRAMES, SIDE, SIDE))}
-    concat = compositional.encode(unet, given, data.latents[:COUNT])
+    concat = encode_conditions(unet, given, data.latents[:COUNT])
     assert concat.shape == (COUNT, 8, FRAMES, 2, 2) and concat[2].any()
     assert not concat[[0, 1, 3]].any()
     alone = unet.encode_conditions((2, 2), FRAMES, depth=given["depth"][1])
@@ -137,16 +139,35 @@ def test_the_teacher_starts_as_its_text_only_parent_and_learns_its_encoders(clip
     assert {"depth_embedding.0.weight", "masked_embedding.0.weight", "input_blocks.0.0.weight"} <= moved
 
 
-def test_the_teacher_refuses_another_parent(clips, data):
-    options = argparse.Namespace(ema=0.9)
+def test_the_teacher_refuses_another_parent():
     parent = start()
-    wrong = mini.AllInOne(
-        unet=mini.TextVideoModel(parent.text.vocabulary, mini.COMPOSITIONAL).unet,
-        text=parent.text,
-        autoencoder=parent.autoencoder,
-    )
+    unet = mini.TextVideoModel(parent.text.vocabulary, mini.COMPOSITIONAL).unet
+    wrong = mini.AllInOne(unet=unet, text=parent.text, autoencoder=parent.autoencoder)
     with pytest.raises(ValueError, match="allowed: a text-only one"):
-        compositional.CompositionalTeacherTask(data, compositional.Conditioner(clips, 0.5), wrong, options)
+        compositional.with_encoders(wrong)
+
+
+def test_shares_of_the_conditions_are_those_of_one_process(clips):
+    conditioner, chosen = compositional.Conditioner(clips, 0.5), torch.tensor([3, 0, 5, 2, 6, 1])
+    whole = conditioner.draw(chosen, range(6), 6, seed=4)
+    assert len(whole) > 1
+    for samples in (range(0, 6, 2), range(1, 6, 2)):
+        part = conditioner.draw(chosen[samples.start :: 2], samples, 6, seed=4)
+        assert part.keys() <= whole.keys()
+        for name, (places, pixels) in whole.items():
+            mine = [(s, x) for s, x in zip(places.tolist(), pixels, strict=True) if s in samples]
+            found = part.get(name, (torch.empty(0), torch.empty(0)))
+            assert [samples[p] for p in found[0].tolist()] == [s for s, _ in mine]
+            assert all(torch.equal(a, b) for a, (_, b) in zip(found[1], mine, strict=True))
+
+
+def test_a_second_leg_begins_at_the_averages_of_the_first(clips, data, tmp_path):
+    task = teacher_task(clips, data)
+    task.step(0, step_generator(0, 0))
+    save_atomically({"step": 1, "task": task.state()}, tmp_path / "first.pt")
+    model = pretrain.first_leg(tmp_path / "first.pt", mini.COMPOSITIONAL)
+    wanted = task.average.state_dict()
+    assert all(torch.equal(v, wanted[k]) for k, v in model.state_dict().items())
 
 
 @pytest.fixture(scope="module")

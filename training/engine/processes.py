@@ -89,10 +89,16 @@ def is_sharded(module: nn.Module) -> bool:
 def average_gradients(accelerator: Accelerator | None, parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over the processes in one message, for networks that are called in parts and not as one module.
 
-    Every process must have gradients of the same parameters.
+    A parameter that only some processes used has no gradient in the others, which counts as zero.
     """
     if accelerator is None or accelerator.num_processes == 1:
         return
+    parameters = list(parameters)
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=accelerator.device)
+    used = accelerator.reduce(used, "sum").bool().tolist()
+    for parameter, anywhere in zip(parameters, used, strict=True):
+        if anywhere and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     found = [p.grad for p in parameters if p.grad is not None]
     flat = accelerator.reduce(torch.cat([g.flatten() for g in found]), "mean")
     for gradient, mean in zip(found, flat.split([g.numel() for g in found]), strict=True):
