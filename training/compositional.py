@@ -191,6 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = first_leg(options.first_leg, mini.COMPOSITIONAL) if options.first_leg else with_encoders(start)
         accelerator = open_accelerator()
         run(CompositionalTeacherTask(data, conditioner, model, options, accelerator), loop, accelerator)
+        accelerator.end_training()
         return
     recipe = replace(
         recipes.mini(), steps=options.steps, batch=options.batch, learning_rate=options.learning_rate, w=options.w,
@@ -199,6 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     teacher = replace(load_teacher(options.teacher), autoencoder=start.autoencoder)
     accelerator = open_accelerator(recipe.precision, unused_parameters=True)
     run(student_task(data, conditioner, teacher, recipe, accelerator), loop, accelerator)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Recipe:
     """Steps of each stage; batch sizes and learning rates are the defaults of the stages' commands.
 
     The teacher is trained in two legs: ``teacher_steps``, of which ``image_steps`` on single frames, then
-    ``second_leg_steps`` of 20 clips from the first leg's average with a new schedule.
+    ``second_leg_steps`` of 20 clips from the first leg's average with a new schedule. So is the compositional teacher.
     """
 
     clips: int = 20
@@ -36,6 +36,7 @@ class Recipe:
     student_steps: int = 800
     depth_steps: int = 1200
     compositional_teacher_steps: int = 1500
+    compositional_second_leg_steps: int = 600
     compositional_student_steps: int = 800
     w: float = 2.0
 
@@ -77,10 +78,12 @@ def make_compositional(runs: Path, models: Path, recipe: Recipe) -> None:
     depth = models / "annotators" / "videolcm-mini-depth.safetensors"
     steps = ["--steps", str(recipe.depth_steps), "--export", str(depth)]
     train_depth.main([*common, "--out", str(runs / "depth.pt"), *steps])
-    checkpoint = str(runs / "compositional_teacher.pt")
+    first, second = str(runs / "compositional_teacher_first.pt"), str(runs / "compositional_teacher.pt")
     steps = ["--steps", str(recipe.compositional_teacher_steps)]
-    compositional.main(["teacher", *common, "--out", checkpoint, *steps])
-    steps = ["--teacher", checkpoint, "--steps", str(recipe.compositional_student_steps), "--w", str(recipe.w)]
+    compositional.main(["teacher", *common, "--out", first, *steps])
+    steps = ["--steps", str(recipe.compositional_second_leg_steps), "--batch", "20", "--ema", "0.998"]
+    compositional.main(["teacher", *common, "--first-leg", first, "--out", second, *steps])
+    steps = ["--teacher", second, "--steps", str(recipe.compositional_student_steps), "--w", str(recipe.w)]
     compositional.main(["student", *common, "--out", str(runs / "compositional_student.pt"), *steps])
     export_compositional(runs, models, start, recipe)
 

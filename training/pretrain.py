@@ -185,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     model = None if options.start is None else first_leg(options.start)
     run(TeacherTask(data, options, model, accelerator), loop, accelerator)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Two processes equal one; a killed run resumes to the same bits; Ctrl-C and a full disk lose nothing."""
 
+import json
 import os
 import signal
 import subprocess
@@ -58,6 +59,15 @@ def test_two_processes_with_spread_parameters_equal_one(tmp_path, alone):
     together = load_checkpoint(path)
     for part in ("student", "target", "average"):
         assert difference(alone, together, part) <= 1e-6, part
+
+
+def test_a_gradient_that_one_process_lacks_counts_as_zero(tmp_path):
+    script, out = ROOT / "tests" / "support" / "average_gradients.py", tmp_path / "gradients.json"
+    command = [sys.executable, *TWO, str(script), str(out)]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(out.read_text()) == [[1.5, 1.5], [2.0, 2.0], None]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):

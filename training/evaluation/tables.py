@@ -72,7 +72,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: Path, measure: str = "fvd"
     lines: dict[str, list[tuple[int, list[float]]]] = {}
     for row in rows.values():
         if row.get("steps") and measure in row["values"]:
-            key = f"{row['model']}, {row['sampler']}"
+            key = f"{row['model']}, {row['sampler']}" + (f", cfg {row['cfg']:g}" if row["cfg"] != 1 else "")
             lines.setdefault(key, []).append((row["steps"], row["values"][measure]))
     if not lines:
         return False
