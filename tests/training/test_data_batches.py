@@ -202,7 +202,7 @@ TWO = """
 import sys, time
 from pathlib import Path
 import torch
-from training.data.opening import by_one_process
+from training.engine.processes import by_one_process
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 store = torch.distributed.FileStore(str(folder / "store"), 2)
 torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from videolcm_core.models.autoencoder import TinyAutoencoder
 
+from ..engine.processes import by_one_process
 from ..loop import save_atomically
 from . import corpus, world
 
@@ -92,15 +93,20 @@ def decode_clips(model: TinyAutoencoder, latents: Tensor, batch: int = 8) -> Ten
 def cached_latents(folder: Path, model: TinyAutoencoder, combinations: list[world.Combination]) -> LatentClips:
     """Latents of all clips of the combinations and of their mirror images, from a cache beside the corpus if it fits.
 
+    It fits where the encoder is the same, whatever the decoder.
+
     Args:
         folder: the rendered corpus.
         model: the autoencoder that encodes.
         combinations: which clips.
     """
     names = ",".join(c.caption for c in combinations)
-    key = hashlib.sha256(f"{fingerprint(model)}:{names}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{fingerprint(model.taesd_encoder)}:{names}".encode()).hexdigest()[:16]
     path = folder / f"latents_{key}.pt"
-    if not path.exists():
+
+    def make() -> None:
+        if path.exists():
+            return
         index = {c: i for i, c in enumerate(world.combinations())}
         clips, shown = corpus.load_corpus(folder, combinations)
         latents = torch.cat(
@@ -108,4 +114,6 @@ def cached_latents(folder: Path, model: TinyAutoencoder, combinations: list[worl
         )
         labels = torch.tensor([index[c] for c in shown] + [index[mirrored(c)] for c in shown])
         save_atomically({"latents": latents, "labels": labels}, path)
+
+    by_one_process(make)
     return LatentClips(**torch.load(path, weights_only=True))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..engine.processes import by_one_process
 from ..teachers import Teacher
 from . import cache, captions
 from .batches import BatchOptions, SourceBatches
@@ -100,9 +101,7 @@ def open_batches(
     if spec.corpus is not None:
         assert encoders is not None
         shares = captions.CLIPS if spec.vary_captions else WHOLE
-        folder, autoencoder = spec.corpus, encoders.autoencoder
-        by_one_process(lambda: CorpusClips.open(folder, autoencoder))
-        corpus = CorpusClips.open(folder, autoencoder, shares)
+        corpus = CorpusClips.open(spec.corpus, encoders.autoencoder, shares)
         frames = replace(corpus, single=True, shares=captions.FRAMES if spec.vary_captions else WHOLE)
         batches = SourceBatches(corpus, frames, options, encoders)
     else:
@@ -144,21 +143,6 @@ def open_source(
 
     by_one_process(build)
     return CachedClips.open(out, identity)
-
-
-def by_one_process(make: Callable[[], object]) -> None:
-    """Let the first of a run's processes make files, while the others wait; alone, just make them.
-
-    The folder must be one that all of them see. Waiting ends after the process group's timeout: encode large data
-    before the run (``python -m training.data.cache``).
-    """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        make()
-        return
-    if distributed.get_rank() == 0:
-        make()
-    distributed.barrier()
 
 
 def teacher_sampling(teacher: Teacher | None) -> FrameSampling:

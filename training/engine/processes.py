@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -103,6 +103,21 @@ def average_gradients(accelerator: Accelerator | None, parameters: Iterable[nn.P
     flat = accelerator.reduce(torch.cat([g.flatten() for g in found]), "mean")
     for gradient, mean in zip(found, flat.split([g.numel() for g in found]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def by_one_process(make: Callable[[], object]) -> None:
+    """Let the first of a run's processes make files, while the others wait; alone, just make them.
+
+    The folder must be one that all of them see. Waiting ends after the process group's timeout: encode large data
+    before the run (``python -m training.data.cache``).
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        make()
+        return
+    if distributed.get_rank() == 0:
+        make()
+    distributed.barrier()
 
 
 def share(size: int, rank: int, processes: int, accumulation: int) -> list[range]:
