@@ -36,7 +36,7 @@ class Recipe:
     student_steps: int = 800
     depth_steps: int = 1200
     compositional_teacher_steps: int = 1500
-    compositional_second_leg_steps: int = 600
+    compositional_second_leg_steps: int = 400
     compositional_student_steps: int = 800
     w: float = 2.0
 

@@ -50,9 +50,11 @@ def _same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], v
 
 def _max_pool(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """Max pooling, one axis after the other: 2-D over the frame, then over time (3-D pooling is slow on a CPU)."""
-    padded = _same_padding(x, kernel, stride, float("-inf"))
+    inside = (kernel[1] // 2, kernel[2] // 2) if stride == (1, 1, 1) else (0, 0)  # what the pooling pads itself
+    open_axes = (kernel[0], 1, 1) if stride == (1, 1, 1) else kernel
+    padded = _same_padding(x, open_axes, stride, float("-inf"))
     frames = padded.transpose(1, 2).flatten(0, 1)
-    pooled = functional.max_pool2d(frames, kernel[1:], stride[1:]).unflatten(0, (len(x), -1))
+    pooled = functional.max_pool2d(frames, kernel[1:], stride[1:], inside).unflatten(0, (len(x), -1))
     windows = pooled.unfold(1, kernel[0], stride[0]) if kernel[0] > 1 else None
     return (pooled if windows is None else windows.amax(-1)).transpose(1, 2)
 
@@ -63,13 +65,14 @@ class _Unit(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
-        self.conv = nn.Conv3d(inputs, outputs, kernel, stride)
+        # "Same" padding of a step of 1 is the convolution's own; of others it is more on one side.
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel == (1, 1, 1):  # a matrix product on channels-last memory
             rows = functional.linear(x.movedim(1, -1), self.conv.weight.flatten(1), self.conv.bias)
-            return functional.relu(rows.movedim(-1, 1))
-        return functional.relu(self.conv(_same_padding(x, self.kernel, self.stride)))
+            return functional.relu_(rows.movedim(-1, 1))
+        return functional.relu_(self.conv(x if self.conv.padding[0] else _same_padding(x, self.kernel, self.stride)))
 
     def read(self, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
         kernel = torch.from_numpy(np.array(params["Conv_0"]["kernel"])).permute(4, 3, 0, 1, 2)
