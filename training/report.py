@@ -38,8 +38,8 @@ def replace_section(path: Path, name: str, text: str) -> None:
 
 
 def summary(document: Mapping[str, Any]) -> str:
-    """The ratios of the distances at four steps, as a table; empty where there are none."""
-    chosen = {k: v for k, v in document.get("ratios", {}).items() if re.search(r"@4 /", k)}
+    """The ratios of the distances of the student at four steps, as a table; empty where there are none."""
+    chosen = {k: v for k, v in document.get("ratios", {}).items() if re.search(r": student@4 /", k)}
     if not chosen:
         return ""
     lines = ["| ratio of distances | value | 95 % interval |", "|---|---|---|"]
