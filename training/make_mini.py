@@ -37,7 +37,7 @@ class Recipe:
     depth_steps: int = 1200
     compositional_teacher_steps: int = 1500
     compositional_second_leg_steps: int = 400
-    compositional_student_steps: int = 800
+    compositional_student_steps: int = 300
     w: float = 2.0
 
 
@@ -83,7 +83,8 @@ def make_compositional(runs: Path, models: Path, recipe: Recipe) -> None:
     compositional.main(["teacher", *common, "--out", first, *steps])
     steps = ["--steps", str(recipe.compositional_second_leg_steps), "--batch", "20", "--ema", "0.998"]
     compositional.main(["teacher", *common, "--first-leg", first, "--out", second, *steps])
-    steps = ["--teacher", second, "--steps", str(recipe.compositional_student_steps), "--w", str(recipe.w)]
+    steps = ["--teacher", second, "--steps", str(recipe.compositional_student_steps), "--batch", "10"]
+    steps += ["--w", str(recipe.w)]
     compositional.main(["student", *common, "--out", str(runs / "compositional_student.pt"), *steps])
     export_compositional(runs, models, start, recipe)
 
