@@ -72,15 +72,16 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
     docs.mkdir(exist_ok=True)
     prefix = "" if section == "results" else f"{section}_"
     shown = []
-    for measure in ("fvd", "fvd_latent"):
+    several = len({row["steps"] for row in document["rows"].values() if row.get("steps")}) > 1
+    for measure in ("fvd", "fvd_latent") if several else ():
         if (evaluation / f"{measure}.svg").exists():
             target = docs / f"{prefix}{measure}.svg"
             shutil.copyfile(evaluation / f"{measure}.svg", target)
             shown.append(f"![{tables.COLUMNS[measure][0]} over steps](docs/{target.name})")
     for name, row in document["rows"].items():
         sheet = evaluation / (name.replace(" ", "-").replace(",", "") + ".png")
-        if sheet.exists() and (row.get("steps") in (None, 4, 50)):
-            target = docs / (prefix + re.sub(r"[^a-z0-9]+", "_", name.split(" cfg")[0].lower()) + ".jpg")
+        if sheet.exists() and _pictured(row, section):
+            target = docs / (prefix + re.sub(r"[^a-z0-9]+", "_", name.lower()) + ".jpg")
             pictures.compress(sheet, target)
             shown.append(_folded(name, f"docs/{target.name}"))
     text = quality_text(document)
@@ -88,6 +89,13 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
     card = root / "models" / "README.md"
     if f"<!-- {section} -->" in card.read_text():
         replace_section(card, section, text)
+
+
+def _pictured(row: Mapping[str, Any], section: str) -> bool:
+    """Whether a row's contact sheet is shown: real clips once, student and teacher at 4 and 50 steps."""
+    if not row.get("steps"):
+        return section == "results"
+    return row["model"] in ("student", "teacher") and row["steps"] in (4, 50)
 
 
 def write_hero(evaluation: Path, root: Path, name: str = "student@4") -> None:

@@ -24,8 +24,11 @@ def document(folder):
 
     rows = {
         "real": {"values": {"all": [1.0, 1.0, 1.0]}},
-        "student@4": {"steps": 4, "sampler": "lcm", "network_calls": 4, "values": {"fvd": [120.0, 110.0, 130.0]}},
+        "student@4": {"steps": 4, "network_calls": 4, "values": {"fvd": [120.0, 110.0, 130.0]}},
+        "student@8": {"steps": 8, "network_calls": 8, "values": {"fvd": [110.0, 100.0, 120.0]}},
+        "other@4": {"steps": 4, "network_calls": 4, "values": {"fvd": [130.0, 120.0, 140.0]}},
     }
+    rows = {n: {"model": n.split("@")[0], "sampler": "lcm", **r} if "@" in n else r for n, r in rows.items()}
     ratios = {
         "fvd: student@4 / teacher@4 cfg 3": [0.3, 0.25, 0.35],
         "fvd: student@8 / teacher@4 cfg 3": [0.2, 0.1, 0.3],
@@ -33,7 +36,8 @@ def document(folder):
     found = {"rows": rows, "ratios": ratios, "protocol": {"clips a cell": 512, "seeds": "0 to 511"}}
     (folder / "results.json").write_text(json.dumps(found))
     (folder / "fvd.svg").write_text("<svg/>")
-    Image.new("RGB", (8, 8)).save(folder / "student@4.png")
+    for name in rows:
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
 
 
 def test_quality_is_put_into_both_files(tmp_path):
@@ -48,7 +52,8 @@ def test_quality_is_put_into_both_files(tmp_path):
     assert "| student@4 | 4 | 120 ± 10 | - |" in text and "clips a cell: 512; seeds: 0 to 511" in text
     assert "| student@4 / teacher@4 cfg 3, FVD | 0.30 | 0.25 to 0.35 |" in text and "student@8 /" not in text
     assert "docs/guidance_fvd.svg" in text and "docs/guidance_student_4.jpg" in text and "old" not in text
-    assert (root / "docs" / "guidance_fvd.svg").exists() and (root / "docs" / "guidance_student_4.jpg").exists()
+    # Real clips and the pictures of other networks are not repeated in further sections.
+    assert sorted(p.name for p in (root / "docs").iterdir()) == ["guidance_fvd.svg", "guidance_student_4.jpg"]
     assert (root / "models" / "README.md").read_text() == "no such section\n"
 
 
