@@ -1,6 +1,10 @@
 """The evaluation: samplers against known answers, cells and caches, workers that agree, tables."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +159,36 @@ def test_two_processes_make_the_same_clips_as_one(corpus, tmp_path):
 
 def mini_file():
     return setup.ROOT / "models" / "videolcm-mini.safetensors"
+
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from training.evaluation import workers
+with workers.open_workers(workers.Setup(out=Path(sys.argv[1]), corpus=Path(sys.argv[1])), 2) as team:
+    print(team.pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+def runs(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="tells running processes by /proc")
+def test_workers_end_with_the_command_that_was_killed(tmp_path):
+    command = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=Path(evaluate.__file__).parents[1], stdout=subprocess.PIPE
+    )
+    worker = int(command.stdout.readline())
+    assert runs(worker)
+    command.kill()
+    command.wait(30)
+    ended = time.monotonic() + 60
+    while runs(worker) and time.monotonic() < ended:
+        time.sleep(0.2)
+    assert not runs(worker)
 
 
 def test_running_checkpoints_are_completed_by_other_files(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,14 @@ _workshop: Workshop | None = None
 def _open_workshop(setup: Setup) -> None:
     global _workshop
     _workshop = Workshop(setup)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End this worker when the command that started it is gone, killed say; else it would wait for work for ever."""
+    parent.join()
+    os._exit(1)
 
 
 def _work(source: Source, chunk: range, names: tuple[str, ...]) -> int:
