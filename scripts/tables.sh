@@ -4,8 +4,14 @@
 # Wanted first: `make mini`, or at least its corpus (python -m training.data.corpus --out runs/mini/corpus ...).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-table=${1:?name a table: steps, depth, iterations, ablation or obedience}
-clips=${2:-512}
+table=${1:-} clips=${2:-512}
+case $table in
+  steps | depth | iterations | ablation | obedience) ;;
+  *)
+    echo "no table is called '$table'; allowed: steps, depth, iterations, ablation, obedience. Name one of these." >&2
+    exit 1
+    ;;
+esac
 python=${PYTHON:-.venv/bin/python}
 mini=runs/mini corpus=runs/mini/corpus out=runs/tables/$table
 text=models/videolcm-mini-teacher.safetensors
@@ -76,9 +82,5 @@ case $table in
     measure=("$python" -m training.evaluate_control --corpus $corpus --judge $mini/judge.pt --metrics runs/metrics --cfg 1.5)
     "${measure[@]}" --out "$out/64" --clips 64 --settings depth sketch
     "${measure[@]}" --out "$out/32" --clips 32 --settings inpainting motion "first frame" all
-    ;;
-  *)
-    echo "no table is called $table; allowed: steps, depth, iterations, ablation, obedience." >&2
-    exit 1
     ;;
 esac

@@ -1,6 +1,9 @@
 """The report fills marked sections and computes its ratios."""
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +77,12 @@ def test_the_best_guidance_follows_the_measures_direction():
         return evaluate_control.best_cfg(lambda cfg: torch.tensor([scores[cfg]]), lambda v: v, [1.5, 3.0], name)
 
     assert chosen("edge F1") == 3.0 and chosen("log depth error") == 1.5
+
+
+def test_the_tables_command_says_what_it_lacks(tmp_path):
+    script = tmp_path / "scripts" / "tables.sh"
+    script.parent.mkdir()
+    shutil.copy(Path(report.__file__).parents[1] / "scripts" / "tables.sh", script)
+    for table, told in (("speed", "allowed: steps, depth"), ("", "no table"), ("steps", "training.data.corpus")):
+        done = subprocess.run([script, table], capture_output=True, text=True)
+        assert done.returncode == 1 and told in done.stderr
