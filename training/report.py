@@ -83,12 +83,22 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
         if sheet.exists() and _pictured(row, section):
             target = docs / (prefix + re.sub(r"[^a-z0-9]+", "_", name.lower()) + ".jpg")
             pictures.compress(sheet, target)
-            shown.append(_folded(name, f"docs/{target.name}"))
+            kept = _without_twin(target) if prefix else target
+            shown.append(_folded(name, f"docs/{kept.name}"))
     text = quality_text(document)
     replace_section(root / "README.md", section, text + "\n\n" + "\n".join(shown))
     card = root / "models" / "README.md"
     if f"<!-- {section} -->" in card.read_text():
         replace_section(card, section, text)
+
+
+def _without_twin(picture: Path) -> Path:
+    """The picture, or the one beside it with the same content, which is kept in its place."""
+    for other in sorted(picture.parent.glob(f"*{picture.suffix}")):
+        if other != picture and other.read_bytes() == picture.read_bytes():
+            picture.unlink()
+            return other
+    return picture
 
 
 def _pictured(row: Mapping[str, Any], section: str) -> bool:

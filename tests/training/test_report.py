@@ -58,6 +58,10 @@ def test_quality_is_put_into_both_files(tmp_path):
     # Real clips and the pictures of other networks are not repeated in further sections.
     assert sorted(p.name for p in (root / "docs").iterdir()) == ["guidance_fvd.svg", "guidance_student_4.jpg"]
     assert (root / "models" / "README.md").read_text() == "no such section\n"
+    (root / "README.md").write_text("<!-- depth --><!-- /depth -->")
+    report.main(["--evaluation", f"depth={evaluation}", "--root", str(root)])
+    assert "docs/guidance_student_4.jpg" in (root / "README.md").read_text(), "the same picture is not kept twice"
+    assert not (root / "docs" / "depth_student_4.jpg").exists()
 
 
 def test_obedience_compares_steps_and_teacher():
