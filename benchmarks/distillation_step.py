@@ -67,9 +67,11 @@ class Published(nn.Module):
         )
         # Its first temporal transformer has eight heads whatever the configuration says.
         self.network.transformer_in = TransformerTemporalModel(
-            num_attention_heads=config.num_heads, attention_head_dim=config.head_dim,
-            in_channels=config.model_channels, num_layers=1,
-        )  # fmt: skip
+            num_attention_heads=config.num_heads,
+            attention_head_dim=config.head_dim,
+            in_channels=config.model_channels,
+            num_layers=1,
+        )
         own = ours.state_dict()
         weights = {other: own[key] for key, other in vgen_to_diffusers(own).items()}
         weights = {key: value.squeeze(-1) if value.ndim == 3 else value for key, value in weights.items()}

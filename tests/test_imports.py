@@ -18,8 +18,16 @@ CORE_MAY_IMPORT = {"einops", "numpy", "safetensors", "torch", "cv2", "diffusers"
 def modules_in(path: Path, top_level_only: bool = False) -> set[str]:
     """Modules that a file imports, relative ones as absolute names from the repository's root."""
     tree = ast.parse(path.read_text())
-    lazy = {inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.If)
-            for inner in ast.walk(node)} if top_level_only else set()  # fmt: skip
+    lazy = (
+        {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.If)
+            for inner in ast.walk(node)
+        }
+        if top_level_only
+        else set()
+    )
     package = path.relative_to(ROOT).parts[:-1]
     found = set()
     for node in ast.walk(tree):
@@ -55,8 +63,11 @@ def test_core_imports_only_its_own_and_three_libraries():
 def test_core_uses_relative_imports():
     """In the host the pack's folder can have any name, so `import videolcm_core` would not be found there."""
     for path in files("videolcm_core"):
-        absolute = [node.module for node in ast.walk(ast.parse(path.read_text()))
-                    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module]  # fmt: skip
+        absolute = [
+            node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module
+        ]
         assert not [module for module in absolute if module.split(".")[0] == "videolcm_core"], path
 
 

@@ -194,9 +194,14 @@ def main(arguments: list[str] | None = None) -> None:
         accelerator.end_training()
         return
     recipe = replace(
-        recipes.mini(), steps=options.steps, batch=options.batch, learning_rate=options.learning_rate, w=options.w,
-        target_ema=options.target_ema, average_ema=options.ema,
-    )  # fmt: skip
+        recipes.mini(),
+        steps=options.steps,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        w=options.w,
+        target_ema=options.target_ema,
+        average_ema=options.ema,
+    )
     teacher = replace(load_teacher(options.teacher), autoencoder=start.autoencoder)
     accelerator = open_accelerator(recipe.precision, unused_parameters=True)
     run(student_task(data, conditioner, teacher, recipe, accelerator), loop, accelerator)

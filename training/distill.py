@@ -126,13 +126,21 @@ def prepare_teacher(options: argparse.Namespace) -> Teacher:
 def data_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, device: torch.device) -> SourceBatches:
     """The batches of the run."""
     spec = DataSpec(
-        corpus=options.corpus, clips=options.clips, shards=options.shards, cache=options.cache, vae=options.vae,
-        missing_captions=options.missing_captions, text_encoder=options.text_encoder,
-    )  # fmt: skip
+        corpus=options.corpus,
+        clips=options.clips,
+        shards=options.shards,
+        cache=options.cache,
+        vae=options.vae,
+        missing_captions=options.missing_captions,
+        text_encoder=options.text_encoder,
+    )
     batching = BatchOptions(
-        batch=recipe.batch, image_batch=recipe.image_batch, ratio=Ratio(images=recipe.images, clips=recipe.videos),
-        seed=recipe.seed, workers=options.workers,
-    )  # fmt: skip
+        batch=recipe.batch,
+        image_batch=recipe.image_batch,
+        ratio=Ratio(images=recipe.images, clips=recipe.videos),
+        seed=recipe.seed,
+        workers=options.workers,
+    )
     return open_batches(spec, batching, teacher, device=device)
 
 
@@ -147,8 +155,10 @@ def student_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, ac
             raise ValueError("--export-kohya and --export-peft write LoRAs and all weights train; give --lora RANK.")
         return full_student(teacher)
     if launched_sharded(accelerator) or options.shard:
-        raise ValueError("--lora with spread parameters (FSDP); allowed: LoRA on one GPU or with ddp.yaml, where it "
-                         "needs little memory. Launch with training/configs/ddp.yaml.")  # fmt: skip
+        raise ValueError(
+            "--lora with spread parameters (FSDP); allowed: LoRA on one GPU or with ddp.yaml, where it "
+            "needs little memory. Launch with training/configs/ddp.yaml."
+        )
     lora = LoraOptions(rank=options.lora, alpha=options.lora_alpha, temporal_convs=options.lora_temporal)
     return lora_student(teacher, lora, seed=recipe.seed)
 
@@ -166,10 +176,13 @@ def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> s
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(
-        lora_rank=options.lora, checkpointing=options.checkpointing, processes=processes if spread else 1,
+        lora_rank=options.lora,
+        checkpointing=options.checkpointing,
+        processes=processes if spread else 1,
         average=bool(recipe.average_ema),
-        teacher_bytes=4 if recipe.teacher_precision == "float32" else 2, compute_bytes=low,
-    )  # fmt: skip
+        teacher_bytes=4 if recipe.teacher_precision == "float32" else 2,
+        compute_bytes=low,
+    )
     parts = costs.memory(network, layout, each)
     flops = costs.step_flops(network, layout, recipe.batch)
     lines = [
@@ -208,23 +221,36 @@ def loop_options(options: argparse.Namespace, recipe: Recipe, task: Distillation
         # Of its own batches: the scenes are the same however far the run is.
         scenes = Scenes.of(task.batches, task.uncond, options.prompts, options.samples, recipe.seed)
         watch = Validation(
-            task, teacher, scenes, folder / "samples", decoder(teacher.autoencoder, task.accelerator.device),
-            teacher_steps=options.teacher_steps, fps=round(teacher.number("fps")),
-        )  # fmt: skip
+            task,
+            teacher,
+            scenes,
+            folder / "samples",
+            decoder(teacher.autoencoder, task.accelerator.device),
+            teacher_steps=options.teacher_steps,
+            fps=round(teacher.number("fps")),
+        )
         hooks.append(Hook(every=options.validate_every, call=watch))
     return LoopOptions(
-        checkpoint=checkpoint_of(options.out), steps=recipe.steps, save_seconds=options.save_seconds,
-        save_steps=recipe.save_steps, seed=recipe.seed, log_every=options.log_every, tracker=options.tracker,
-        events=folder / "events", hooks=hooks,
-    )  # fmt: skip
+        checkpoint=checkpoint_of(options.out),
+        steps=recipe.steps,
+        save_seconds=options.save_seconds,
+        save_steps=recipe.save_steps,
+        seed=recipe.seed,
+        log_every=options.log_every,
+        tracker=options.tracker,
+        events=folder / "events",
+        hooks=hooks,
+    )
 
 
 def scale_of(options: argparse.Namespace, accelerator: Accelerator) -> Scale:
     """How the work is laid out."""
     return Scale(
-        accumulation=options.accumulation, checkpointing=options.checkpointing, compile=options.compile,
+        accumulation=options.accumulation,
+        checkpointing=options.checkpointing,
+        compile=options.compile,
         shard=options.shard or launched_sharded(accelerator),
-    )  # fmt: skip
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,8 +11,15 @@ import sys
 from . import distill
 
 DEFAULTS = (
-    "--recipe", "mini", "--images", "1", "--steps", "1000", "--teacher", "models/videolcm-mini-teacher.safetensors",
-)  # fmt: skip
+    "--recipe",
+    "mini",
+    "--images",
+    "1",
+    "--steps",
+    "1000",
+    "--teacher",
+    "models/videolcm-mini-teacher.safetensors",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

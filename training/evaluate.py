@@ -77,9 +77,14 @@ class Evaluation:
         path = self.networks[row.model]
         parts = self.parts(path)
         return Source(
-            kind="cell", row=row, weights=path, parts=parts, hashes=tuple(file_hash(f) for f in (path, *parts)),
-            given=tuple(self.options.given), clips=self.options.clips,
-        )  # fmt: skip
+            kind="cell",
+            row=row,
+            weights=path,
+            parts=parts,
+            hashes=tuple(file_hash(f) for f in (path, *parts)),
+            given=tuple(self.options.given),
+            clips=self.options.clips,
+        )
 
     def take(self, source: Source, autoencoder: str, combinations: list[world.Combination]) -> None:
         """Make, measure and note a source."""
@@ -114,9 +119,13 @@ class Evaluation:
             if mark in self.references:
                 continue
             again = Source(
-                kind="autoencoded", weights=path, parts=parts, hashes=(mark,), clips=self.reference_clips,
+                kind="autoencoded",
+                weights=path,
+                parts=parts,
+                hashes=(mark,),
+                clips=self.reference_clips,
                 label=AUTOENCODED if not self.references else f"{AUTOENCODED} ({model})",
-            )  # fmt: skip
+            )
             self.workers.run(again, self.names)
             self.references[mark] = plain | {"_latent": results.Reference(self.workers, again, self.names)}
             self.take(again, mark, held_out_prompts(again.clips))
@@ -223,14 +232,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument(
-        "--student", nargs="+", default=["models/videolcm-mini.safetensors"], metavar="NAME=FILE",
+        "--student",
+        nargs="+",
+        default=["models/videolcm-mini.safetensors"],
+        metavar="NAME=FILE",
         help="any further networks; a FILE without name is called student",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--parts", type=Path, nargs="+", metavar="FILE",
+        "--parts",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
         help="complete running checkpoints (.pt): text encoder and autoencoder of the first file that has one "
         "(default: --teacher, then the shipped teacher)",
-    )  # fmt: skip
+    )
     parser.add_argument("--cells", nargs="+", metavar="NETWORK:SAMPLER:STEPS[:CFG]", help="default: every network")
     parser.add_argument("--given", nargs="*", default=[], metavar="CONDITION", help="for example depth")
     parser.add_argument("--clips", type=int, default=512)
@@ -281,9 +296,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     setup = Setup(
-        out=options.out, corpus=options.corpus, weights=weights_of(options), device=options.device,
+        out=options.out,
+        corpus=options.corpus,
+        weights=weights_of(options),
+        device=options.device,
         threads=options.threads,
-    )  # fmt: skip
+    )
     with open_workers(setup, options.workers) as workers:
         Evaluation(options, workers).run()
 

@@ -186,8 +186,10 @@ class _Run:
         changed = [k for k, v in self.description.items() if k in known and known[k] != v and k != "steps"]
         if changed and self.main:
             told = ", ".join(f"{k}: {known[k]} -> {self.description[k]}" for k in changed)
-            warnings.warn(f"{self.options.checkpoint} was trained with other settings and goes on with these: {told}",
-                          stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{self.options.checkpoint} was trained with other settings and goes on with these: {told}",
+                stacklevel=3,
+            )
         self.task.load_state(saved["task"])
         return int(saved["step"])
 
@@ -232,9 +234,13 @@ def run(task: Task, options: LoopOptions, processes: Processes | None = None) ->
         folder = options.events or options.checkpoint.parent / "events"
         tracker = open_tracker(options.tracker, folder, start, this.description)
     bar = tqdm(
-        range(start, options.steps), initial=start, total=options.steps, dynamic_ncols=True, mininterval=5.0,
+        range(start, options.steps),
+        initial=start,
+        total=options.steps,
+        dynamic_ncols=True,
+        mininterval=5.0,
         disable=not this.main,
-    )  # fmt: skip
+    )
     try:
         with _Stop().caught() as stop:
             _steps(this, start, bar, stop, tracker)

@@ -180,9 +180,11 @@ def main(arguments: list[str] | None = None) -> None:
         options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
     )
     loop = LoopOptions(
-        checkpoint=options.out, steps=options.steps, tracker=options.tracker,
+        checkpoint=options.out,
+        steps=options.steps,
+        tracker=options.tracker,
         events=options.out.with_suffix("") / "events",
-    )  # fmt: skip
+    )
     model = None if options.start is None else first_leg(options.start)
     run(TeacherTask(data, options, model, accelerator), loop, accelerator)
     accelerator.end_training()

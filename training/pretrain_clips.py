@@ -83,8 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clips", type=Path, help="folder of clips and images with captions")
     parser.add_argument("--shards", help="WebDataset shards, in place of --clips")
     parser.add_argument("--cache", type=Path, help="folder for latents, made first; none: encoded in every step")
-    parser.add_argument("--start", type=Path, default=Path("models/videolcm-mini-teacher.safetensors"),
-                        help="all-in-one file whose autoencoder is used")  # fmt: skip
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=Path("models/videolcm-mini-teacher.safetensors"),
+        help="all-in-one file whose autoencoder is used",
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint (.pt); resumed when it exists")
     parser.add_argument("--export", type=Path, help="all-in-one .safetensors file to write at the end")
     for name, default in (("frames", 16), ("fps", 8), ("width", 64), ("height", 64)):
@@ -106,9 +110,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     def batches(ratio: Ratio) -> Batches:
         options = BatchOptions(
-            batch=o.batch, image_batch=o.image_batch, ratio=ratio, seed=o.seed, ids=True, drop_text=DROP_TEXT,
+            batch=o.batch,
+            image_batch=o.image_batch,
+            ratio=ratio,
+            seed=o.seed,
+            ids=True,
+            drop_text=DROP_TEXT,
             unknown_words=UNKNOWN_WORDS,
-        )  # fmt: skip
+        )
         return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device)
 
     joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0))

@@ -158,9 +158,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--evaluation", nargs="+", default=[], metavar="[SECTION=]DIR",
+        "--evaluation",
+        nargs="+",
+        default=[],
+        metavar="[SECTION=]DIR",
         help="folders that training.evaluate wrote; the section is results where none is named",
-    )  # fmt: skip
+    )
     parser.add_argument("--hero", type=Path, help="folder whose student@4 moves at the top of README")
     parser.add_argument("--control", type=Path, nargs="+", help="folders that training.evaluate_control wrote")
     parser.add_argument("--root", type=Path, default=Path("."), help="the repository")

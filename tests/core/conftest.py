@@ -26,9 +26,15 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def tiny_config() -> UNetConfig:
     return UNetConfig(
-        model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0, 0.5),
-        context_dim=32, num_heads=3, head_dim=16, conditions=frozenset({"depth", "masked", "image"}),
-    )  # fmt: skip
+        model_channels=64,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_scales=(1.0, 0.5),
+        context_dim=32,
+        num_heads=3,
+        head_dim=16,
+        conditions=frozenset({"depth", "masked", "image"}),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,15 @@ def test_published_sizes():
 
 def test_sizes_are_read_off_the_weights(golden):
     assert midas_of(golden).config == MidasConfig(
-        dim=64, num_layers=4, num_heads=4, grid=4, mlp_dim=256, neck_dims=(32, 48, 64, 64), fusion_dim=32,
+        dim=64,
+        num_layers=4,
+        num_heads=4,
+        grid=4,
+        mlp_dim=256,
+        neck_dims=(32, 48, 64, 64),
+        fusion_dim=32,
         head_dims=(16, 32),
-    )  # fmt: skip
+    )
     channels = (1, *range(5, 28))
     assert sketch_channels(SketchSimplification(channels, device="meta").state_dict()) == channels
 

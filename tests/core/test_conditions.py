@@ -9,9 +9,16 @@ from videolcm_core.models.unet3d import CONDITIONS, UNet3D, UNetConfig
 @pytest.fixture(scope="module")
 def network():
     config = UNetConfig(
-        model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), context_dim=32,
-        num_heads=1, head_dim=32, conditions=CONDITIONS, use_fps=True,
-    )  # fmt: skip
+        model_channels=64,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(1.0,),
+        context_dim=32,
+        num_heads=1,
+        head_dim=32,
+        conditions=CONDITIONS,
+        use_fps=True,
+    )
     return recipe_fill(UNet3D(config), seed=1).train(False).requires_grad_(False)
 
 
@@ -77,9 +84,15 @@ def test_conditions_without_an_encoder_are_refused(tiny_unet, tiny_inputs):
 
 def test_first_layer_of_four_channels_takes_no_conditions():
     config = UNetConfig(
-        model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_scales=(), context_dim=32, num_heads=1,
-        head_dim=32, concat_channels=0,
-    )  # fmt: skip
+        model_channels=64,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(),
+        context_dim=32,
+        num_heads=1,
+        head_dim=32,
+        concat_channels=0,
+    )
     network, x = UNet3D(config), torch.randn(1, 4, 2, 8, 8)
     assert network(x, torch.tensor([1])).shape == x.shape
     with pytest.raises(ValueError, match="no concat channels"):

@@ -12,9 +12,15 @@ diffusers = pytest.importorskip("diffusers")
 
 # diffusers has 8 heads in the first temporal transformer, and four levels of which the last has no attention.
 CONFIG = UNetConfig(
-    model_channels=64, channel_mult=(1, 1, 1, 1), num_res_blocks=1, attention_scales=(1.0, 0.5, 0.25), context_dim=32,
-    num_heads=8, head_dim=16, conditions=frozenset({"depth", "image"}),
-)  # fmt: skip
+    model_channels=64,
+    channel_mult=(1, 1, 1, 1),
+    num_res_blocks=1,
+    attention_scales=(1.0, 0.5, 0.25),
+    context_dim=32,
+    num_heads=8,
+    head_dim=16,
+    conditions=frozenset({"depth", "image"}),
+)
 
 
 @pytest.fixture(scope="module")

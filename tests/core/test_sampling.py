@@ -45,9 +45,13 @@ def test_lcm_calls_the_network_once_per_step_and_adds_no_noise_at_the_end():
         return torch.ones_like(x)
 
     sample_lcm(
-        network, torch.randn(SHAPE), lcm_timesteps(4), SCHEDULE, step_noise=noise,
+        network,
+        torch.randn(SHAPE),
+        lcm_timesteps(4),
+        SCHEDULE,
+        step_noise=noise,
         callback=lambda index, t, x, denoised: seen.append((index, int(t), x is denoised)),
-    )  # fmt: skip
+    )
     assert times == [[t, t] for t in (999, 759, 499, 259)]
     assert noises == [0, 1, 2]
     assert seen == [(0, 999, False), (1, 759, False), (2, 499, False), (3, 259, True)]

@@ -16,8 +16,31 @@ from videolcm_core.models.sketch_simplification import SketchSimplification
 
 # Of the published file; the recorded network is that one, with recipe weights.
 _SKETCH_CHANNELS = (
-    1, 48, 128, 128, 128, 256, 256, 256, 512, 1024, 1024, 1024, 1024, 512, 256, 256, 256, 128, 128, 128, 48, 48, 24, 1,
-)  # fmt: skip
+    1,
+    48,
+    128,
+    128,
+    128,
+    256,
+    256,
+    256,
+    512,
+    1024,
+    1024,
+    1024,
+    1024,
+    512,
+    256,
+    256,
+    256,
+    128,
+    128,
+    128,
+    48,
+    48,
+    24,
+    1,
+)
 
 
 @torch.no_grad()

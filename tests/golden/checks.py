@@ -19,9 +19,14 @@ from videolcm_core.schedule import Schedule, ddim_timesteps, lcm_timesteps, make
 Check = Callable[[Reference, float], Iterator[Result]]
 
 _PREDICTIONS = {
-    "v": "v", "v_prediction": "v", "eps": "eps", "epsilon": "eps",
-    "x0": "x_0", "x_0": "x_0", "sample": "x_0",
-}  # fmt: skip
+    "v": "v",
+    "v_prediction": "v",
+    "eps": "eps",
+    "epsilon": "eps",
+    "x0": "x_0",
+    "x_0": "x_0",
+    "sample": "x_0",
+}
 
 
 @torch.no_grad()
@@ -121,9 +126,12 @@ def _lcm_trace(reference: Reference, name: str, steps: int, tolerance: float) ->
     final = sample_lcm(network, stored["x_in"][0], timesteps, schedule, prediction, stored["noise"], callback=keep)
     c_skip, c_out = boundary_scalings(timesteps)
     got = {key: torch.stack(values) for key, values in seen.items()} | {
-        "timesteps": timesteps, "c_skip": c_skip, "c_out": c_out,
-        "alpha_cumprod": schedule.alphas_cumprod[timesteps], "final": final,
-    }  # fmt: skip
+        "timesteps": timesteps,
+        "c_skip": c_skip,
+        "c_out": c_out,
+        "alpha_cumprod": schedule.alphas_cumprod[timesteps],
+        "final": final,
+    }
     for key, value in got.items():
         if f"{case}.{key}" in reference.tensors:
             yield reference.compare(f"{case} {key}", f"{case}.{key}", value, tolerance)
@@ -199,9 +207,14 @@ def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
         step_noise = reference.get(noise_name) if noise_name in reference.tensors else None
         latents: list[Tensor] = []
         final = sample_lcm(
-            network, reference.get(f"{prefix}noise"), timesteps, schedule, prediction, step_noise,
+            network,
+            reference.get(f"{prefix}noise"),
+            timesteps,
+            schedule,
+            prediction,
+            step_noise,
             callback=lambda index, t, x, denoised, latents=latents: latents.append(x),
-        )  # fmt: skip
+        )
         yield reference.compare(f"{prefix}latents", f"{prefix}latents", torch.stack(latents), tolerance)
         yield reference.compare(f"{prefix}final", f"{prefix}final", final, tolerance)
 

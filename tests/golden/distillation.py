@@ -16,13 +16,23 @@ from videolcm_core.schedule import Schedule
 
 # Their variable names -> ours.
 _ALONG = {
-    "start_timesteps": "t", "timesteps": "t_prev", "noisy_model_input": "x_t",
-    "noise_pred": "student_output", "pred_x_0_clone": "pred_x_0", "model_pred": "prediction",
-    "cond_teacher_output": "cond_output", "uncond_teacher_output": "uncond_output",
-    "cond_pred_x0": "cond_pred_x_0", "uncond_pred_x0": "uncond_pred_x_0",
-    "pred_x0": "teacher_pred_x_0", "pred_noise": "teacher_pred_eps", "x_prev": "x_prev",
-    "target_noise_pred": "target_output", "pred_x_0": "target_pred_x_0", "target": "target",
-}  # fmt: skip
+    "start_timesteps": "t",
+    "timesteps": "t_prev",
+    "noisy_model_input": "x_t",
+    "noise_pred": "student_output",
+    "pred_x_0_clone": "pred_x_0",
+    "model_pred": "prediction",
+    "cond_teacher_output": "cond_output",
+    "uncond_teacher_output": "uncond_output",
+    "cond_pred_x0": "cond_pred_x_0",
+    "uncond_pred_x0": "uncond_pred_x_0",
+    "pred_x0": "teacher_pred_x_0",
+    "pred_noise": "teacher_pred_eps",
+    "x_prev": "x_prev",
+    "target_noise_pred": "target_output",
+    "pred_x_0": "target_pred_x_0",
+    "target": "target",
+}
 _GUIDED = ("pred_x0", "pred_noise")
 
 
@@ -36,9 +46,16 @@ def check_distill_step(reference: Reference, tolerance: float) -> Iterator[Resul
     grid = reference.tensors.get("ddim_timesteps")
     method = ConsistencyDistillation(schedule, original_steps=50 if grid is None else len(grid))
     losses, along = method.loss(
-        student, teacher, target, reference.get("latents"), reference.get("y"), reference.get("y_negative"),
-        reference.get("index"), reference.get("noise"), reference.get("w").flatten(),
-    )  # fmt: skip
+        student,
+        teacher,
+        target,
+        reference.get("latents"),
+        reference.get("y"),
+        reference.get("y_negative"),
+        reference.get("index"),
+        reference.get("noise"),
+        reference.get("w").flatten(),
+    )
     loss = losses.mean()
     yield from _compare_forward(reference, method, losses, along, tolerance)
     yield from _compare_update(reference, student, target, loss, tolerance)
@@ -53,11 +70,18 @@ def _compare_forward(
     grid, grid_prev = method.grid, method.grid_prev
     table = method.schedule.alphas_cumprod
     got = {theirs: along[ours].detach() for theirs, ours in _ALONG.items()} | {
-        "c_skip_start": skip_start, "c_out_start": out_start, "c_skip": skip, "c_out": out,
-        "alpha_schedule": table.sqrt(), "sigma_schedule": (1 - table).sqrt(),
-        "ddim_timesteps": grid, "ddim_alpha_cumprods": table[grid], "ddim_alpha_cumprods_prev": table[grid_prev],
-        "per_sample_loss": losses.detach(), "loss": losses.mean().detach(),
-    }  # fmt: skip
+        "c_skip_start": skip_start,
+        "c_out_start": out_start,
+        "c_skip": skip,
+        "c_out": out,
+        "alpha_schedule": table.sqrt(),
+        "sigma_schedule": (1 - table).sqrt(),
+        "ddim_timesteps": grid,
+        "ddim_alpha_cumprods": table[grid],
+        "ddim_alpha_cumprods_prev": table[grid_prev],
+        "per_sample_loss": losses.detach(),
+        "loss": losses.mean().detach(),
+    }
     for name, value in got.items():
         if name in reference.tensors:
             w = reference.get("w").max().item()

@@ -14,10 +14,15 @@ def with_depth(prompt, **picture):
     prompt["depth"] = {
         "class_type": "VideoLCMApplyCondition",
         "inputs": {
-            "positive": sampler["inputs"]["positive"], "condition": "depth", "frames": ["picture", 0], "strength": 1.0,
-            "invert": False, "fit": "crop", "depth_scale": 2.0,
+            "positive": sampler["inputs"]["positive"],
+            "condition": "depth",
+            "frames": ["picture", 0],
+            "strength": 1.0,
+            "invert": False,
+            "fit": "crop",
+            "depth_scale": 2.0,
         },
-    }  # fmt: skip
+    }
     sampler["inputs"]["positive"] = ["depth", 0]
     return prompt
 

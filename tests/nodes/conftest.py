@@ -23,14 +23,23 @@ sys.path.insert(0, str(ROOT / "tests" / "tools"))
 from in_process_host import load_host  # noqa: E402
 
 TINY_UNET = {
-    "model_channels": 64, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_scales": (1.0, 0.5),
-    "context_dim": 32, "num_heads": 1,
+    "model_channels": 64,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attention_scales": (1.0, 0.5),
+    "context_dim": 32,
+    "num_heads": 1,
     "head_dim": 64,
-}  # fmt: skip
+}
 TEXT_CONFIG = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-    "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "hidden_act": "quick_gelu",
+    "max_position_embeddings": 77,
+    "eos_token_id": 49407,
+}
 RGB_FACTORS = [[0.3, 0.1, 0.0], [0.0, 0.3, 0.1], [0.1, 0.0, 0.3], [0.1, 0.1, 0.1]]
 
 
@@ -107,11 +116,19 @@ def checkpoint_tensors(host: Host, unet_state_dict: dict[str, torch.Tensor]) -> 
 
 
 METADATA = {
-    "videolcm.format": "1", "videolcm.family": "tiny", "videolcm.prediction": "v", "videolcm.sampling": "lcm",
-    "videolcm.beta_schedule": "scaled_linear", "videolcm.zero_terminal_snr": "true", "videolcm.original_steps": "50",
-    "videolcm.timestep_scaling": "10.0", "videolcm.head_dim": "64", "videolcm.text_config": json.dumps(TEXT_CONFIG),
-    "videolcm.latent_rgb_factors": json.dumps(RGB_FACTORS), "videolcm.latent_rgb_bias": "[0.0, 0.0, 0.0]",
-}  # fmt: skip
+    "videolcm.format": "1",
+    "videolcm.family": "tiny",
+    "videolcm.prediction": "v",
+    "videolcm.sampling": "lcm",
+    "videolcm.beta_schedule": "scaled_linear",
+    "videolcm.zero_terminal_snr": "true",
+    "videolcm.original_steps": "50",
+    "videolcm.timestep_scaling": "10.0",
+    "videolcm.head_dim": "64",
+    "videolcm.text_config": json.dumps(TEXT_CONFIG),
+    "videolcm.latent_rgb_factors": json.dumps(RGB_FACTORS),
+    "videolcm.latent_rgb_bias": "[0.0, 0.0, 0.0]",
+}
 TEACHER = {**METADATA, "videolcm.sampling": "teacher"}
 
 

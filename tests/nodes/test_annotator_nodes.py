@@ -66,9 +66,16 @@ def clips(host):
         for name in FILMS:
             source = video(setup.film_folder() / name)
             made[name] = host.run(
-                "VideoLCMPrepareFrames", source=source, frames=8, start=0, sample_fps=8.0, width=112, height=64,
-                fit="crop", source_fps=24.0,
-            )[0]  # fmt: skip
+                "VideoLCMPrepareFrames",
+                source=source,
+                frames=8,
+                start=0,
+                sample_fps=8.0,
+                width=112,
+                height=64,
+                fit="crop",
+                source_fps=24.0,
+            )[0]
     return made
 
 

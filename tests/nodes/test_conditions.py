@@ -23,9 +23,12 @@ def apply(host):
 @pytest.fixture
 def inpaint(host):
     return lambda positive, frames, mask, **options: host.run(
-        "VideoLCMInpaintCondition", positive=positive, frames=frames, mask=mask,
+        "VideoLCMInpaintCondition",
+        positive=positive,
+        frames=frames,
+        mask=mask,
         **{"strength": 1.0, "fit": "crop"} | options,
-    )[0]  # fmt: skip
+    )[0]
 
 
 @pytest.fixture
@@ -256,9 +259,12 @@ def test_mask_conditioning(host, composer, prompt, apply, latent, ksampler, dept
     mask = torch.zeros(frames, 64, 64)
     mask[..., 32:] = 1
     masked = host.run(
-        "ConditioningSetMask", conditioning=apply(prompt("a car"), "depth", depth), mask=mask, strength=1.0,
+        "ConditioningSetMask",
+        conditioning=apply(prompt("a car"), "depth", depth),
+        mask=mask,
+        strength=1.0,
         set_cond_area="default",
-    )[0]  # fmt: skip
+    )[0]
     both = host.run("ConditioningCombine", conditioning_1=prompt("a dog"), conditioning_2=masked)[0]
     assert ksampler(composer, both, latent()).isfinite().all()
 
@@ -266,10 +272,19 @@ def test_mask_conditioning(host, composer, prompt, apply, latent, ksampler, dept
 def test_context_windows_over_48_frames(host, composer, prompt, apply, latent, ksampler):
     """Each window of 16 gets its own part of the condition."""
     settings = {
-        "context_length": 16, "context_overlap": 4, "context_schedule": "standard_static", "context_stride": 1,
-        "closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False, "cond_retain_index_list": "",
-        "split_conds_to_windows": False, "causal_window_fix": False, "latent_retain_index_list": "",
-    }  # fmt: skip
+        "context_length": 16,
+        "context_overlap": 4,
+        "context_schedule": "standard_static",
+        "context_stride": 1,
+        "closed_loop": False,
+        "fuse_method": "pyramid",
+        "dim": 0,
+        "freenoise": False,
+        "cond_retain_index_list": "",
+        "split_conds_to_windows": False,
+        "causal_window_fix": False,
+        "latent_retain_index_list": "",
+    }
     node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
     known = {i.id for i in node.define_schema().inputs}
     windowed = host.run("ContextWindowsManual", model=composer, **{k: v for k, v in settings.items() if k in known})[0]

@@ -6,16 +6,28 @@ import torch
 
 def guided(host, model, positive, negative, latent, cfg, **options):
     return host.run(
-        "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, cfg=cfg,
+        "KSampler",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        cfg=cfg,
         **({"seed": 1, "steps": 2, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0} | options),
-    )[0]["samples"]  # fmt: skip
+    )[0]["samples"]
 
 
 def test_ksampler_is_our_sampler(host, model, prompt, latent, ksampler):
     ours = host.run(
-        "VideoLCMSampler", model=model, positive=prompt("a dog"), latent=latent(), seed=1, steps=4, cfg=1.0,
-        strength=1.0, noise_device="cpu",
-    )  # fmt: skip
+        "VideoLCMSampler",
+        model=model,
+        positive=prompt("a dog"),
+        latent=latent(),
+        seed=1,
+        steps=4,
+        cfg=1.0,
+        strength=1.0,
+        noise_device="cpu",
+    )
     core = ksampler(model, prompt("a dog"), latent(), steps=4)
     assert core.shape == (3, 4, 8, 8) and core.isfinite().all()
     assert torch.equal(ours[0]["samples"], core)
@@ -147,12 +159,19 @@ def test_timestep_range(host, model, prompt, latent, ksampler):
 
 def context_windows(host, model, **options):
     settings = {
-        "context_length": 4, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1,
+        "context_length": 4,
+        "context_overlap": 2,
+        "context_schedule": "standard_static",
+        "context_stride": 1,
         "closed_loop": False,
-        "fuse_method": "pyramid", "dim": 0, "freenoise": False, "cond_retain_index_list": "",
+        "fuse_method": "pyramid",
+        "dim": 0,
+        "freenoise": False,
+        "cond_retain_index_list": "",
         "split_conds_to_windows": False,
-        "causal_window_fix": False, "latent_retain_index_list": "",
-    } | options  # fmt: skip
+        "causal_window_fix": False,
+        "latent_retain_index_list": "",
+    } | options
     node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
     known = {i.id for i in node.define_schema().inputs}
     return host.run("ContextWindowsManual", model=model, **{k: v for k, v in settings.items() if k in known})[0]

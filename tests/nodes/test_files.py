@@ -49,9 +49,18 @@ def test_four_channel_files_predict_noise_by_default(host, write_model, unet_sta
     options = loaded.get_model_object("model_sampling").options
     assert (options.prediction, options.zero_terminal_snr, options.distilled) == ("eps", False, False)
     out = host.run(
-        "KSampler", model=loaded, positive=prompt("a dog"), negative=prompt(""), latent_image=latent(), seed=1, steps=2,
-        cfg=3.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-    )[0]["samples"]  # fmt: skip
+        "KSampler",
+        model=loaded,
+        positive=prompt("a dog"),
+        negative=prompt(""),
+        latent_image=latent(),
+        seed=1,
+        steps=2,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )[0]["samples"]
     assert out.isfinite().all()
 
 
@@ -59,9 +68,11 @@ def test_four_channel_files_predict_noise_by_default(host, write_model, unet_sta
     ("choice", "prediction", "distilled"), [("videolcm", "v", True), ("teacher", "v", False), ("eps", "eps", False)]
 )
 def test_sampling_can_be_chosen_by_hand(host, write_model, unet_state_dict, choice, prediction, distilled):
-    options = load(host, write_model("plain.safetensors", unet_state_dict, KEEP), sampling=choice).get_model_object(
-        "model_sampling"
-    ).options  # fmt: skip
+    options = (
+        load(host, write_model("plain.safetensors", unet_state_dict, KEEP), sampling=choice)
+        .get_model_object("model_sampling")
+        .options
+    )
     assert (options.prediction, options.distilled) == (prediction, distilled)
 
 
@@ -249,15 +260,21 @@ def test_pickle_with_code_is_refused(host, loader, kind, tmp_path, monkeypatch):
 
 
 FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
-    "sd15": {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-             "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
-    "sd2": {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
-            "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
-    "sdxl": {"model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
-             "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    "sd15": {
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    },
+    "sd2": {
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    },
+    "sdxl": {
+        "model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    },
     "wan": {"blocks.0.self_attn.q.weight": (16, 16), "patch_embedding.weight": (16, 16, 1, 2, 2)},
     "lora": {"lora_unet_down_blocks_0.lora_up.weight": (8, 4)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("loader", LOADERS)

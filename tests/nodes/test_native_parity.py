@@ -83,9 +83,13 @@ def conditioning(host, data):
     if "masked" in data:
         masked = pictures(data["masked"])
         positive = host.run(
-            "VideoLCMInpaintCondition", positive=positive, frames=masked[..., :3] / 2 + 0.5, mask=1 - masked[..., 3],
-            strength=1.0, fit="stretch",
-        )[0]  # fmt: skip
+            "VideoLCMInpaintCondition",
+            positive=positive,
+            frames=masked[..., :3] / 2 + 0.5,
+            mask=1 - masked[..., 3],
+            strength=1.0,
+            fit="stretch",
+        )[0]
     return positive
 
 

@@ -6,8 +6,14 @@ import torch
 import setup
 
 PREPARE = {
-    "frames": 4, "start": 0, "sample_fps": 8.0, "width": 32, "height": 16, "fit": "stretch", "source_fps": 8.0,
-}  # fmt: skip
+    "frames": 4,
+    "start": 0,
+    "sample_fps": 8.0,
+    "width": 32,
+    "height": 16,
+    "fit": "stretch",
+    "source_fps": 8.0,
+}
 
 
 def numbered(count, height=16, width=32):

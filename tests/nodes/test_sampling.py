@@ -123,9 +123,17 @@ def test_step_noise_options(host, model, prompt, latent):
             "SamplerVideoLCM", **({"noise_device": "cpu", "s_noise": 1.0, "noise_clip_std": 0.0} | options)
         )[0]
         return host.run(
-            "SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=1.0, positive=prompt("a dog"),
-            negative=prompt(""), sampler=sampler, sigmas=sigmas(host, model, 2, lcm_mode()), latent_image=latent(),
-        )[0]["samples"]  # fmt: skip
+            "SamplerCustom",
+            model=model,
+            add_noise=True,
+            noise_seed=1,
+            cfg=1.0,
+            positive=prompt("a dog"),
+            negative=prompt(""),
+            sampler=sampler,
+            sigmas=sigmas(host, model, 2, lcm_mode()),
+            latent_image=latent(),
+        )[0]["samples"]
 
     base = run()
     assert not torch.equal(run(s_noise=0.5), base) and not torch.equal(run(noise_clip_std=1.0), base)
@@ -211,9 +219,14 @@ def test_inputs_stay_as_they_were(host, model, prompt, latent):
     sampling = model.get_model_object("model_sampling")
     sample(host, model, text, given, strength=0.5)
     changed = host.run(
-        "VideoLCMSampling", model=model, prediction="eps", zsnr=False, original_steps=25, beta_schedule="linear",
+        "VideoLCMSampling",
+        model=model,
+        prediction="eps",
+        zsnr=False,
+        original_steps=25,
+        beta_schedule="linear",
         timestep_scaling=4.0,
-    )[0]  # fmt: skip
+    )[0]
     assert torch.equal(given["samples"], before) and set(given) >= {"samples", "downscale_ratio_spacial"}
     assert torch.equal(text[0][0], words)
     assert all(torch.equal(v, weights[k]) for k, v in model.model.diffusion_model.state_dict().items())

@@ -21,9 +21,15 @@ from videolcm_core.models.unet3d import UNet3D, UNetConfig  # noqa: E402
 from videolcm_core.schedule import Schedule  # noqa: E402
 
 CONFIG = UNetConfig(
-    model_channels=64, channel_mult=(1, 1), num_res_blocks=1, attention_scales=(1.0,), context_dim=16, num_heads=1,
-    head_dim=64, dropout=0.0,
-)  # fmt: skip
+    model_channels=64,
+    channel_mult=(1, 1),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=16,
+    num_heads=1,
+    head_dim=64,
+    dropout=0.0,
+)
 
 
 class TinyStudent:
@@ -81,9 +87,15 @@ def tiny_teacher(dropout=0.0, seed=0):
             torch.nn.init.normal_(parameter, std=0.05)
     network.train(False).requires_grad_(False)
     return SimpleNamespace(
-        network=network, config=network.config, schedule=Schedule.create(dtype=torch.float64), prediction="v",
-        conditions=(), text=None, autoencoder=None, metadata={},
-    )  # fmt: skip
+        network=network,
+        config=network.config,
+        schedule=Schedule.create(dtype=torch.float64),
+        prediction="v",
+        conditions=(),
+        text=None,
+        autoencoder=None,
+        metadata={},
+    )
 
 
 def exact_recipe(**changes):

@@ -13,9 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import setup
 
 EXTRAS = (
-    "custom_sampler", "video", "freelunch", "context_windows", "model_advanced", "model_merging", "mask", "hunyuan",
-    "depth_anything_3", "dataset",
-)  # fmt: skip
+    "custom_sampler",
+    "video",
+    "freelunch",
+    "context_windows",
+    "model_advanced",
+    "model_merging",
+    "mask",
+    "hunyuan",
+    "depth_anything_3",
+    "dataset",
+)
 
 
 def load_host(pack: Path, base: Path | None = None, tree: Path | None = None) -> ModuleType:

@@ -97,9 +97,14 @@ def drawn(lines: list[str]) -> Image.Image:
     pen, middle = ImageDraw.Draw(sheet), sheet.height // 2
     for index, line in enumerate(lines):
         pen.text(
-            (sheet.width // 2, middle + (index - (len(lines) - 1) / 2) * 52), line, anchor="mm", fill="white",
-            font=ImageFont.load_default(40 if index else 56), stroke_width=2, stroke_fill="black",
-        )  # fmt: skip
+            (sheet.width // 2, middle + (index - (len(lines) - 1) / 2) * 52),
+            line,
+            anchor="mm",
+            fill="white",
+            font=ImageFont.load_default(40 if index else 56),
+            stroke_width=2,
+            stroke_fill="black",
+        )
     return sheet
 
 

@@ -109,9 +109,7 @@ def test_a_start_far_inside_is_sought_and_exact(tmp_path, monkeypatch):
 
     seconds = []
     original = decode._timed
-    monkeypatch.setattr(
-        decode, "_timed", lambda *a: (seconds.append(t) or (t, f) for t, f in original(*a))
-    )  # fmt: skip
+    monkeypatch.setattr(decode, "_timed", lambda *a: (seconds.append(t) or (t, f) for t, f in original(*a)))
     sampling = replace(FOUR, fps=2.0, start="middle")
     assert numbers(decode_video(clip, sampling, rng())) == [13, 14, 15, 16]
     assert 0 < seconds[0] <= 6.5

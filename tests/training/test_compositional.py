@@ -57,8 +57,10 @@ def test_conditions_have_the_networks_channels_and_ranges(clips, name):
     from videolcm_core.models.conditions import CONDITION_CHANNELS
 
     some = clips.take(torch.arange(COUNT))
-    for value in (conditions.condition_of(name, some, torch.Generator().manual_seed(1)),
-                  conditions.exact_condition(name, some)):  # fmt: skip
+    for value in (
+        conditions.condition_of(name, some, torch.Generator().manual_seed(1)),
+        conditions.exact_condition(name, some),
+    ):
         assert value.shape == (COUNT, CONDITION_CHANNELS[name], FRAMES, SIDE, SIDE)
         if name in ("sketch", "single_sketch", "local_image"):
             assert 0 <= value.min() and value.max() <= 1
@@ -176,10 +178,15 @@ def composer(clips, data):
     torch.nn.init.normal_(model.unet.out[2].weight, std=0.02)
     torch.nn.init.normal_(model.unet.input_blocks[0][0].weight, std=0.05)
     return Teacher(
-        network=model.unet, config=model.unet.config, schedule=Schedule.create(dtype=torch.float64), prediction="v",
-        conditions=conditions.NAMES, text=model.text, autoencoder=TinyAutoencoder().requires_grad_(False),
+        network=model.unet,
+        config=model.unet.config,
+        schedule=Schedule.create(dtype=torch.float64),
+        prediction="v",
+        conditions=conditions.NAMES,
+        text=model.text,
+        autoencoder=TinyAutoencoder().requires_grad_(False),
         metadata={"file": "teacher"},
-    )  # fmt: skip
+    )
 
 
 def student(clips, data, composer):

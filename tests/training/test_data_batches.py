@@ -29,8 +29,15 @@ from videolcm_core.models.text_encoder import TextConfig, TextEncoder
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 from videolcm_core.schedule import Schedule
 
-CONFIG = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), context_dim=32,
-                    num_heads=1, head_dim=32)  # fmt: skip
+CONFIG = UNetConfig(
+    model_channels=32,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=32,
+    num_heads=1,
+    head_dim=32,
+)
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 SAMPLING = FrameSampling(frames=3, fps=8, width=16, height=16)
@@ -40,11 +47,15 @@ SAMPLING = FrameSampling(frames=3, fps=8, width=16, height=16)
 def teacher():
     torch.manual_seed(0)
     return Teacher(
-        network=UNet3D(CONFIG), config=CONFIG, schedule=Schedule.create(), prediction="v", conditions=(),
+        network=UNet3D(CONFIG),
+        config=CONFIG,
+        schedule=Schedule.create(),
+        prediction="v",
+        conditions=(),
         text=TextEncoder(torch.tensor([320, 4558, 49406, 49407]), SMALL_TEXT).train(False),
         autoencoder=TinyAutoencoder().train(False),
         metadata={"file": "t.safetensors", "frames": "3", "fps": "8", "width": "16", "height": "16"},
-    )  # fmt: skip
+    )
 
 
 def write_clip(path, shift=0, frames=8):

@@ -23,9 +23,28 @@ def test_own_clips_to_a_teacher(tmp_path):
             container.mux(stream.encode())
         (folder / f"{n}.txt").write_text("a walrus waltzes")
     out, exported = tmp_path / "teacher.pt", tmp_path / "teacher.safetensors"
-    common = ["--clips", str(folder), "--cache", str(tmp_path / "cache"), "--out", str(out), "--tracker", "none",
-              "--frames", "2", "--width", "16", "--height", "16", "--batch", "2", "--image-batch", "2",
-              "--image-steps", "1"]  # fmt: skip
+    common = [
+        "--clips",
+        str(folder),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(out),
+        "--tracker",
+        "none",
+        "--frames",
+        "2",
+        "--width",
+        "16",
+        "--height",
+        "16",
+        "--batch",
+        "2",
+        "--image-batch",
+        "2",
+        "--image-steps",
+        "1",
+    ]
     pretrain_clips.main([*common, "--steps", "2"])
     pretrain_clips.main([*common, "--steps", "4", "--export", str(exported)])
     assert torch.load(out, weights_only=True)["step"] == 4

@@ -34,10 +34,13 @@ def randomise(module, seed=0):
 def vae():
     return randomise(
         diffusers.AutoencoderKL(
-            block_out_channels=(32, 64), layers_per_block=1, latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            latent_channels=4,
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
         )
-    )  # fmt: skip
+    )
 
 
 def original_names(vae):
@@ -89,8 +92,10 @@ def test_autoencoders_in_every_layout(vae, tmp_path):
         want = vae.encode(pixels * 2 - 1).latent_dist.mean * 0.18215
     original = original_names(vae)
     assert len(original) == len(vae.state_dict())
-    torch.save({"state_dict": {f"first_stage_model.{k}": v for k, v in original.items()} | {"betas": torch.ones(2)}},
-               tmp_path / "v2-1_512-ema-pruned.ckpt")  # fmt: skip
+    torch.save(
+        {"state_dict": {f"first_stage_model.{k}": v for k, v in original.items()} | {"betas": torch.ones(2)}},
+        tmp_path / "v2-1_512-ema-pruned.ckpt",
+    )
     save_file({k: v.clone() for k, v in original.items()}, tmp_path / "vae-ft-mse.safetensors")
     save_file(vae.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
     vae.save_pretrained(tmp_path / "pipe" / "vae")
@@ -149,9 +154,13 @@ def test_open_clip_files_give_the_penultimate_layer(tmp_path):
 
 def test_a_folder_of_clip_gives_its_last_layer(tmp_path):
     config = transformers.CLIPTextConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, hidden_act="quick_gelu",
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        hidden_act="quick_gelu",
         eos_token_id=49407,
-    )  # fmt: skip
+    )
     network = transformers.CLIPTextModel(config).train(False)
     network.save_pretrained(tmp_path / "pipe" / "text_encoder")
     ids = tokenize(["a horse"])

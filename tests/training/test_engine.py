@@ -63,8 +63,11 @@ def test_a_step_is_the_authors(monkeypatch):
         grid = (reference.get("index").double() + 0.5) / len(reference.get("ddim_timesteps"))
         return Draws(noise=reference.get("noise"), grid=grid, guidance=nothing, source=nothing)
 
-    kept = SimpleNamespace(network=student, trainable=lambda: list(student.parameters()),
-                           effective_state=lambda: dict(student.named_parameters()))  # fmt: skip
+    kept = SimpleNamespace(
+        network=student,
+        trainable=lambda: list(student.parameters()),
+        effective_state=lambda: dict(student.named_parameters()),
+    )
     student.requires_grad_(True)
     recipe = replace(paper(), precision="no", teacher_precision="float32", original_steps=50, batch=count)
     schedule = SimpleNamespace(network=teacher, schedule=Schedule.create(dtype=torch.float64), prediction="v")
@@ -78,8 +81,11 @@ def test_a_step_is_the_authors(monkeypatch):
     values = step(task)
     assert values["loss"] == pytest.approx(reference.get("loss").item(), abs=1e-5)
     assert values["loss"] == pytest.approx(0.483343512, abs=1e-5)
-    sources = {"grad.": grads, "student_after.": dict(student.named_parameters()),
-               "target_after.": dict(task.target.network.named_parameters())}  # fmt: skip
+    sources = {
+        "grad.": grads,
+        "student_after.": dict(student.named_parameters()),
+        "target_after.": dict(task.target.network.named_parameters()),
+    }
     compared = 0
     for name, want in reference.tensors.items():
         for prefix, source in sources.items():
@@ -171,8 +177,13 @@ def test_each_sample_has_its_own_noise_however_it_is_split():
     halves = [draw_samples(shape, r, seed=1, step=5) for r in (range(3), range(3, 6))]
     assert torch.equal(all_of_them.noise, torch.cat([h.noise for h in halves]))
     assert torch.equal(all_of_them.grid, torch.cat([h.grid for h in halves]))
-    others = torch.cat([all_of_them.noise, draw_samples(shape, range(6), seed=1, step=6).noise,
-                        draw_samples(shape, range(6), seed=2, step=5).noise]).flatten(1)  # fmt: skip
+    others = torch.cat(
+        [
+            all_of_them.noise,
+            draw_samples(shape, range(6), seed=1, step=6).noise,
+            draw_samples(shape, range(6), seed=2, step=5).noise,
+        ]
+    ).flatten(1)
     correlation = torch.corrcoef(others) - torch.eye(len(others))
     assert correlation.abs().max() < 0.6 and len(torch.unique(others[:, 0])) == len(others)
 

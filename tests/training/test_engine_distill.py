@@ -50,8 +50,12 @@ def test_clips_to_a_student_with_curves_and_pictures(tmp_path, teacher, clips):
     distill.main(arguments(teacher, clips, out, *watched, "--export", str(exported), "--w", "5"))
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
     assert {p.name for p in (out / "samples").iterdir()} == {
-        "step_000001.png", "step_000001.webp", "step_000002.png", "step_000002.webp", "teacher.pt",
-    }  # fmt: skip
+        "step_000001.png",
+        "step_000001.webp",
+        "step_000002.png",
+        "step_000002.webp",
+        "teacher.pt",
+    }
     events = EventAccumulator(str(out / "events"))
     events.Reload()
     tags = events.Tags()
@@ -142,7 +146,14 @@ def test_costs_of_the_released_network():
 
 
 def test_counted_flops_are_those_of_a_convolution():
-    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(), context_dim=8,
-                        num_heads=1, head_dim=32)  # fmt: skip
+    config = UNetConfig(
+        model_channels=32,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(),
+        context_dim=8,
+        num_heads=1,
+        head_dim=32,
+    )
     small, large = (costs.measure(config, (2, side, side)).forward_flops for side in (8, 16))
     assert large == pytest.approx(4 * small, rel=0.2)

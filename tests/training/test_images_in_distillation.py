@@ -9,9 +9,15 @@ from videolcm_core.models.attention import TemporalTransformer
 from videolcm_core.models.unet3d import TemporalConvBlock, UNet3D, UNetConfig
 
 TINY = UNetConfig(
-    model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), context_dim=16, num_heads=1,
-    head_dim=32, dropout=0.0,
-)  # fmt: skip
+    model_channels=32,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=16,
+    num_heads=1,
+    head_dim=32,
+    dropout=0.0,
+)
 
 
 def network() -> UNet3D:
@@ -53,5 +59,7 @@ def test_checkpointed_layers_stay_checkpointed():
 
 def test_only_the_embedded_recipe_goes_around():
     assert {name: make().image_temporal for name, make in RECIPES.items()} == {
-        "paper": True, "authors": True, "mini": False,
-    }  # fmt: skip
+        "paper": True,
+        "authors": True,
+        "mini": False,
+    }

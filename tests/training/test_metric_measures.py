@@ -119,10 +119,23 @@ def test_untrained_inception_has_the_published_layers():
 def test_clipsim_of_a_user_supplied_clip(tmp_path):
     """A tiny CLIP in transformers' format, written as a user's folder would be."""
     transformers = pytest.importorskip("transformers")
-    text = {"vocab_size": 49408, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "eos_token_id": 49407, "bos_token_id": 49406}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "patch_size": 32, "image_size": 224}  # fmt: skip
+    text = {
+        "vocab_size": 49408,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "eos_token_id": 49407,
+        "bos_token_id": 49406,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 32,
+        "image_size": 224,
+    }
     torch.manual_seed(0)
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
     model = transformers.CLIPModel(config).train(False)

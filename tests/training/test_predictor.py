@@ -11,8 +11,17 @@ from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
 @pytest.fixture
 def conditioned():
-    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), num_heads=1,
-                        head_dim=32, context_dim=16, concat_channels=8, conditions=("depth",))  # fmt: skip
+    config = UNetConfig(
+        model_channels=32,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(1.0,),
+        num_heads=1,
+        head_dim=32,
+        context_dim=16,
+        concat_channels=8,
+        conditions=("depth",),
+    )
     torch.manual_seed(0)
     network = UNet3D(config)
     torch.nn.init.normal_(network.out[2].weight, std=0.1)

@@ -10,25 +10,69 @@ from training.recipes import RECIPES, Recipe, add_recipe_arguments, resolve_reci
 COMPOSITION = {
     # arXiv 2312.09109, section 4.1.
     "paper": {
-        "learning_rate": 1e-5, "rate_schedule": "constant", "images": 1, "videos": 3, "w": 9.0, "uncond": "empty",
-        "original_steps": 50, "huber_c": 0.001, "target_ema": 0.95, "average_ema": 0.0, "release": "student",
-        "steps": 4000, "clip_norm": 0.0, "weight_decay": 0.0, "image_key_scale": 1.0, "grid_draw": "uniform",
-        "teacher_dropout": False, "target_dropout": False,
+        "learning_rate": 1e-5,
+        "rate_schedule": "constant",
+        "images": 1,
+        "videos": 3,
+        "w": 9.0,
+        "uncond": "empty",
+        "original_steps": 50,
+        "huber_c": 0.001,
+        "target_ema": 0.95,
+        "average_ema": 0.0,
+        "release": "student",
+        "steps": 4000,
+        "clip_norm": 0.0,
+        "weight_decay": 0.0,
+        "image_key_scale": 1.0,
+        "grid_draw": "uniform",
+        "teacher_dropout": False,
+        "target_dropout": False,
     },
     # train_videolcm_t2v_entrance.py and videolcm_t2v_train.yaml.
     "authors": {
-        "learning_rate": 3e-5, "rate_schedule": "cosine", "warmup": 10, "rate_steps": 1_000_000, "images": 0,
-        "w": 9.0, "uncond": "negative", "original_steps": 50, "huber_c": 0.001, "target_ema": 0.95,
-        "average_ema": 0.0, "release": "student", "clip_norm": 0.0, "image_key_scale": 0.5, "teacher_dropout": True,
-        "target_dropout": True, "precision": "fp16", "solver_precision": "float64", "batch": 64, "save_steps": 50,
+        "learning_rate": 3e-5,
+        "rate_schedule": "cosine",
+        "warmup": 10,
+        "rate_steps": 1_000_000,
+        "images": 0,
+        "w": 9.0,
+        "uncond": "negative",
+        "original_steps": 50,
+        "huber_c": 0.001,
+        "target_ema": 0.95,
+        "average_ema": 0.0,
+        "release": "student",
+        "clip_norm": 0.0,
+        "image_key_scale": 0.5,
+        "teacher_dropout": True,
+        "target_dropout": True,
+        "precision": "fp16",
+        "solver_precision": "float64",
+        "batch": 64,
+        "save_steps": 50,
     },
     "mini": {
-        "learning_rate": 2e-4, "rate_schedule": "stable_decay", "warmup": 20, "rate_decay": 0.3, "batch": 10,
-        "image_batch": 80, "steps": 800, "images": 1, "videos": 3, "image_temporal": False, "w": 2.0,
-        "uncond": "empty", "grid_draw": "stratified", "clip_norm": 1.0,
-        "target_ema": 0.95, "average_ema": 0.99, "release": "average", "precision": "bf16",
+        "learning_rate": 2e-4,
+        "rate_schedule": "stable_decay",
+        "warmup": 20,
+        "rate_decay": 0.3,
+        "batch": 10,
+        "image_batch": 80,
+        "steps": 800,
+        "images": 1,
+        "videos": 3,
+        "image_temporal": False,
+        "w": 2.0,
+        "uncond": "empty",
+        "grid_draw": "stratified",
+        "clip_norm": 1.0,
+        "target_ema": 0.95,
+        "average_ema": 0.99,
+        "release": "average",
+        "precision": "bf16",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -52,10 +96,18 @@ def parse(*arguments):
 @pytest.mark.parametrize("field", [f for f in fields(Recipe) if f.name != "name"], ids=lambda f: f.name)
 def test_every_field_can_be_replaced(field):
     given = {
-        "rate_schedule": "cosine", "uncond": "negative", "negative_prompt": "ugly", "grid_draw": "stratified",
-        "precision": "no", "teacher_precision": "float16", "solver_precision": "float32", "release": "target",
-        "target_ema": "0.5", "average_ema": "0.5", "image_temporal": "false",
-    }.get(field.name, "true" if field.type == "bool" else "7")  # fmt: skip
+        "rate_schedule": "cosine",
+        "uncond": "negative",
+        "negative_prompt": "ugly",
+        "grid_draw": "stratified",
+        "precision": "no",
+        "teacher_precision": "float16",
+        "solver_precision": "float32",
+        "release": "target",
+        "target_ema": "0.5",
+        "average_ema": "0.5",
+        "image_temporal": "false",
+    }.get(field.name, "true" if field.type == "bool" else "7")
     changed = parse("--recipe", "paper", f"--{field.name.replace('_', '-')}", given)
     before = RECIPES["paper"]().settings()
     differing = {k for k, v in changed.settings().items() if before[k] != v}

@@ -21,9 +21,14 @@ from training.teachers import load_teacher
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
 CONFIG = UNetConfig(
-    model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0,), context_dim=32, num_heads=1,
+    model_channels=64,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=32,
+    num_heads=1,
     conditions=frozenset({"depth"}),
-)  # fmt: skip
+)
 
 
 def randomise(module, seed, scale=0.05):
@@ -162,9 +167,13 @@ def test_the_exported_file_says_how_to_sample_it(teacher, tmp_path):
     student = full_student(teacher)
     randomise(student.network, 8)
     path = export_student(
-        tmp_path / "student.safetensors", student.effective_state(), teacher, recipe={"name": "paper", "steps": 10},
-        settings=LcmSettings(w=5.0), dtype=torch.float32,
-    )  # fmt: skip
+        tmp_path / "student.safetensors",
+        student.effective_state(),
+        teacher,
+        recipe={"name": "paper", "steps": 10},
+        settings=LcmSettings(w=5.0),
+        dtype=torch.float32,
+    )
     with safe_open(path, "pt") as file:
         metadata = {k.removeprefix("videolcm."): v for k, v in file.metadata().items()}
         assert set(file.keys()) == set(student.network.state_dict())

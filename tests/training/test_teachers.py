@@ -18,8 +18,13 @@ from videolcm_core.models.text_encoder import TextConfig, TextEncoder
 from videolcm_core.models.unet3d import UNet3D, UNetConfig
 
 TEXT = UNetConfig(
-    model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_scales=(1.0,), context_dim=32, num_heads=1,
-)  # fmt: skip
+    model_channels=64,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=32,
+    num_heads=1,
+)
 WORDS = torch.tensor([320, 550, 1929, 49406, 49407])
 SMALL_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 
@@ -49,13 +54,19 @@ def assert_same(teacher, network, tolerance=0.0):
 CASES = {
     "tf-t2v": (replace(TEXT, conditions=frozenset({"image"})), "tf-t2v", "v", True),
     "tf-t2v compositional": (
-        replace(TEXT, conditions=frozenset({"image", "depth", "sketch"})), "videocomposer", "v", True,
+        replace(TEXT, conditions=frozenset({"image", "depth", "sketch"})),
+        "videocomposer",
+        "v",
+        True,
     ),
     "first videocomposer": (
-        replace(TEXT, conditions=frozenset({"image", "depth"}), num_image_tokens=1), "videocomposer", "eps", False,
+        replace(TEXT, conditions=frozenset({"image", "depth"}), num_image_tokens=1),
+        "videocomposer",
+        "eps",
+        False,
     ),
     "modelscope": (replace(TEXT, concat_channels=0), "modelscope", "eps", False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,9 +101,15 @@ def test_a_safetensors_file_says_what_it_predicts_and_an_option_wins(tmp_path):
 def test_a_folder_of_diffusers(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     config = UNetConfig(
-        model_channels=32, channel_mult=(1, 1, 1, 1), num_res_blocks=1, attention_scales=(1.0, 0.5, 0.25),
-        context_dim=32, num_heads=8, head_dim=16, concat_channels=0,
-    )  # fmt: skip
+        model_channels=32,
+        channel_mult=(1, 1, 1, 1),
+        num_res_blocks=1,
+        attention_scales=(1.0, 0.5, 0.25),
+        context_dim=32,
+        num_heads=8,
+        head_dim=16,
+        concat_channels=0,
+    )
     network = filled(UNet3D(config))
     theirs = diffusers.UNet3DConditionModel(
         block_out_channels=(32,) * 4, layers_per_block=1, cross_attention_dim=32, attention_head_dim=16
@@ -134,9 +151,11 @@ def all_in_one(tmp_path_factory):
     tensors |= {f"cond_stage_model.{k}": v for k, v in text.state_dict().items()}
     tensors |= {f"first_stage_model.{k}": v for k, v in TinyAutoencoder().state_dict().items()}
     metadata = {
-        "videolcm.family": "videolcm-mini", "videolcm.prediction": "v", "videolcm.sampling": "teacher",
+        "videolcm.family": "videolcm-mini",
+        "videolcm.prediction": "v",
+        "videolcm.sampling": "teacher",
         "videolcm.text_config": json.dumps(asdict(SMALL_TEXT)),
-    }  # fmt: skip
+    }
     path = tmp_path_factory.mktemp("all") / "mini.safetensors"
     save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path, metadata)
     return path, unet, text

@@ -116,8 +116,9 @@ class SourceBatches:
         self.options, self.encoders, self._empty = options, encoders, empty_text
         self.sources: dict[Kind, Source] = {}
         shares: tuple[tuple[Kind, Source, int], ...] = (
-            ("video", videos, options.ratio.clips), ("image", images, options.ratio.images),
-        )  # fmt: skip
+            ("video", videos, options.ratio.clips),
+            ("image", images, options.ratio.images),
+        )
         for kind, source, share in shares:
             if share and not len(source):
                 raise ValueError(

@@ -35,9 +35,10 @@ def write_atomically(data: bytes, path: Path) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(
-            error.errno, f"{path} cannot be written ({error.strerror}); what was encoded so far is kept. Make room and "
+            error.errno,
+            f"{path} cannot be written ({error.strerror}); what was encoded so far is kept. Make room and "
             "repeat the command",
-        ) from error  # fmt: skip
+        ) from error
 
 
 class IndexWriter:
@@ -138,9 +139,7 @@ class CachedClips:
     def only(self, kind: Kind) -> CachedClips:
         """The videos or the images alone."""
         kept = [i for i, entry in enumerate(self.entries) if entry["kind"] == kind]
-        return replace(
-            self, names=tuple(self.names[i] for i in kept), entries=tuple(self.entries[i] for i in kept)
-        )  # fmt: skip
+        return replace(self, names=tuple(self.names[i] for i in kept), entries=tuple(self.entries[i] for i in kept))
 
     @property
     def groups(self) -> Sequence[int]:
@@ -162,6 +161,4 @@ class CachedClips:
         """
         entry = self.entries[index]
         tensors = read_file(self.folder, entry)
-        return Sample(
-            name=self.names[index], values=tensors["latents"], caption=entry["caption"], text=tensors["text"]
-        )  # fmt: skip
+        return Sample(name=self.names[index], values=tensors["latents"], caption=entry["caption"], text=tensors["text"])

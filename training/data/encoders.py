@@ -58,9 +58,12 @@ class Encoders:
         if pad != END:
             identity["pad"] = str(pad)
         return cls(
-            autoencoder=autoencoder.to(device), text_encoder=text.to(device), device=torch.device(device),
-            identity=identity, pad=pad,
-        )  # fmt: skip
+            autoencoder=autoencoder.to(device),
+            text_encoder=text.to(device),
+            device=torch.device(device),
+            identity=identity,
+            pad=pad,
+        )
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Encoders:

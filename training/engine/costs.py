@@ -80,8 +80,9 @@ def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[
             buckets.setdefault(current[0], {})[storage._cdata] = storage.nbytes() // tensor.element_size()
         return tensor
 
-    blocks = {f"block {i}": b for i, b in enumerate(
-        (*network.input_blocks, *network.middle_block, *network.output_blocks))}  # fmt: skip
+    blocks = {
+        f"block {i}": b for i, b in enumerate((*network.input_blocks, *network.middle_block, *network.output_blocks))
+    }
     hooks = []
     for name, block in blocks.items():
 
@@ -203,9 +204,10 @@ def table(config: UNetConfig, shape: tuple[int, int, int], clips: int) -> str:
         "clip. GiB on each GPU:",
         "",
         "| layout | student | gradients | AdamW | target | teacher | casts | activations | **sum** | TFLOP a step | "
-        + " | ".join(f"s a step, {g}" for g in gpus) + " |",
+        + " | ".join(f"s a step, {g}" for g in gpus)
+        + " |",
         "|---|" + "---:|" * (9 + len(gpus)),
-    ]  # fmt: skip
+    ]
     for name, layout in layouts.items():
         parts, flops = memory(network, layout, clips), step_flops(network, layout, clips)
         shown = [parts[k] for k in ("student", "gradients", "AdamW", "target", "teacher", "casts", "activations")]

@@ -95,9 +95,13 @@ def build_method(recipe: Recipe, teacher: TeacherLike, device: torch.device) -> 
     """The method that a recipe describes."""
     schedule = teacher.schedule.to(device, _DTYPES[recipe.solver_precision])
     return ConsistencyDistillation(
-        schedule, teacher.prediction, recipe.original_steps, recipe.huber_c, recipe.timestep_scaling,
+        schedule,
+        teacher.prediction,
+        recipe.original_steps,
+        recipe.huber_c,
+        recipe.timestep_scaling,
         guidance=parts.FixedGuidance(recipe.w),
-    )  # fmt: skip
+    )
 
 
 class DistillationTask:
@@ -167,9 +171,13 @@ class DistillationTask:
         if self.scale.shard:  # replaces the parameters, so that it comes before the optimiser
             shard(self.accelerator, self.predictor, r.precision)
         optimizer = torch.optim.AdamW(
-            self.student.trainable(), lr=r.learning_rate, betas=(r.beta1, r.beta2), eps=r.adam_eps,
-            weight_decay=r.weight_decay, fused=not self.scale.shard,
-        )  # fmt: skip
+            self.student.trainable(),
+            lr=r.learning_rate,
+            betas=(r.beta1, r.beta2),
+            eps=r.adam_eps,
+            weight_decay=r.weight_decay,
+            fused=not self.scale.shard,
+        )
         self.optimizer: Any = optimizer
         if not self.scale.shard:
             self.predictor, self.optimizer = self.accelerator.prepare(self.predictor, optimizer)
@@ -235,10 +243,17 @@ class DistillationTask:
             return predict
 
         losses, along = self.method.loss(
-            network(self.predictor), network(self.teacher), network(self.target.predictor), x_0, context, self.uncond,
-            index=self.grid_index(draws, samples, self.batches.size(step)), noise=draws.noise,
-            w=self.method.guidance(draws.guidance), source_uniform=draws.source,
-        )  # fmt: skip
+            network(self.predictor),
+            network(self.teacher),
+            network(self.target.predictor),
+            x_0,
+            context,
+            self.uncond,
+            index=self.grid_index(draws, samples, self.batches.size(step)),
+            noise=draws.noise,
+            w=self.method.guidance(draws.guidance),
+            source_uniform=draws.source,
+        )
         return losses, along["t"]
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:

@@ -37,9 +37,9 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
             raise
         old = "it still holds the state saved before" if path.exists() else "nothing was saved before"
         raise OSError(
-            reason.errno, f"{path} cannot be written ({reason.strerror}); {old}. Make room on that disk and repeat the "
-            "same command",
-        ) from error  # fmt: skip
+            reason.errno,
+            f"{path} cannot be written ({reason.strerror}); {old}. Make room on that disk and repeat the same command",
+        ) from error
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

@@ -28,8 +28,9 @@ def open_accelerator(
         ValueError: float16 without a GPU.
     """
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
-        raise ValueError("precision is 'fp16', which needs a GPU, and there is none; allowed here: no, bf16. Give "
-                         "--precision bf16.")  # fmt: skip
+        raise ValueError(
+            "precision is 'fp16', which needs a GPU, and there is none; allowed here: no, bf16. Give --precision bf16."
+        )
     # One process may make several runs, each with its own precision; the group of processes stays.
     AcceleratorState._reset_state(reset_partial_state=False)
     GradientState._reset_state()
@@ -70,9 +71,11 @@ def shard(accelerator: Accelerator, predictor: nn.Module, precision: str) -> nn.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32,
-        output_dtype=torch.float32, cast_forward_inputs=False,
-    )  # fmt: skip
+        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+        output_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
     network = predictor.to(accelerator.device).network
     for block in (*network.input_blocks, *network.middle_block, *network.output_blocks):  # type: ignore[union-attr, misc]
         fully_shard(block, mesh=mesh, mp_policy=policy)

@@ -130,11 +130,14 @@ class Validation:
         schedule = self.teacher.schedule.to(device, torch.float32)
         generator = torch.Generator().manual_seed(recipe.seed + steps)
         latents = sample_lcm(
-            self._model(self.network, self.scenes.context), self.scenes.noise.to(device),
-            lcm_timesteps(steps, recipe.original_steps, num_timesteps=schedule.num_timesteps), schedule,
-            self.teacher.prediction, timestep_scaling=recipe.timestep_scaling,
+            self._model(self.network, self.scenes.context),
+            self.scenes.noise.to(device),
+            lcm_timesteps(steps, recipe.original_steps, num_timesteps=schedule.num_timesteps),
+            schedule,
+            self.teacher.prediction,
+            timestep_scaling=recipe.timestep_scaling,
             step_noise=lambda x, _: torch.randn(x.shape, generator=generator).to(x),
-        )  # fmt: skip
+        )
         return self.decode(latents)
 
     @torch.no_grad()
@@ -150,10 +153,14 @@ class Validation:
         mode = network.training
         network.train(False)
         latents = sample_ddim(
-            self._model(network, self.scenes.context), self.scenes.noise.to(device), self.teacher_steps,
-            self.teacher.schedule.to(device, torch.float32), self.teacher.prediction, 1.0 + recipe.w,
+            self._model(network, self.scenes.context),
+            self.scenes.noise.to(device),
+            self.teacher_steps,
+            self.teacher.schedule.to(device, torch.float32),
+            self.teacher.prediction,
+            1.0 + recipe.w,
             self._model(network, self.scenes.uncond.expand_as(self.scenes.context)),
-        )  # fmt: skip
+        )
         network.train(mode)
         clips = self.decode(latents)
         save_atomically({"prompts": list(self.scenes.prompts), "w": recipe.w, "clips": clips}, path)

@@ -129,8 +129,14 @@ class ConsistencyDistillation:
         if self.adversary is not None:
             losses = losses + self.adversary.generator_loss(pred_x_0, context)
         along |= {
-            "t": t, "t_prev": t_prev, "x_t": pair.x_t, "student_output": student_output, "pred_x_0": pred_x_0,
-            "prediction": prediction, "target_output": target_output, "target_pred_x_0": target_pred_x_0,
+            "t": t,
+            "t_prev": t_prev,
+            "x_t": pair.x_t,
+            "student_output": student_output,
+            "pred_x_0": pred_x_0,
+            "prediction": prediction,
+            "target_output": target_output,
+            "target_pred_x_0": target_pred_x_0,
             "target": goal,
-        }  # fmt: skip
+        }
         return losses, along

@@ -136,10 +136,14 @@ class GuidedDDIM:
         cond, uncond = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
         step = guided_teacher_step(cond, uncond, x_t, t, pair.t_prev, self.schedule, w, self.prediction)
         along = {
-            "cond_output": cond, "uncond_output": uncond, "cond_pred_x_0": step.cond_pred_x_0,
-            "uncond_pred_x_0": step.uncond_pred_x_0, "teacher_pred_x_0": step.pred_x_0,
-            "teacher_pred_eps": step.pred_eps, "x_prev": step.x_prev,
-        }  # fmt: skip
+            "cond_output": cond,
+            "uncond_output": uncond,
+            "cond_pred_x_0": step.cond_pred_x_0,
+            "uncond_pred_x_0": step.uncond_pred_x_0,
+            "teacher_pred_x_0": step.pred_x_0,
+            "teacher_pred_eps": step.pred_eps,
+            "x_prev": step.x_prev,
+        }
         return step.x_prev, along
 
 

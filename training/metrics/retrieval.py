@@ -117,8 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
     ranks = caption_ranks(load_retriever(options.out), torch.from_numpy(held_out), combinations)
     count = len(distinct_captions(combinations))
-    print(f"real held-out clips, {count} captions: R@1 {(ranks < 1).float().mean():.3f}, "
-          f"R@5 {(ranks < 5).float().mean():.3f}")  # fmt: skip
+    print(
+        f"real held-out clips, {count} captions: R@1 {(ranks < 1).float().mean():.3f}, "
+        f"R@5 {(ranks < 5).float().mean():.3f}"
+    )
 
 
 if __name__ == "__main__":

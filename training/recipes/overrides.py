@@ -26,9 +26,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, default: str = "mini")
     for field in fields(Recipe):
         if field.name != "name":
             group.add_argument(
-                f"--{field.name.replace('_', '-')}", type=_TYPES[str(field.type)], choices=CHOICES.get(field.name),
-                default=argparse.SUPPRESS, metavar=None if field.name in CHOICES else str(field.type).upper(),
-            )  # fmt: skip
+                f"--{field.name.replace('_', '-')}",
+                type=_TYPES[str(field.type)],
+                choices=CHOICES.get(field.name),
+                default=argparse.SUPPRESS,
+                metavar=None if field.name in CHOICES else str(field.type).upper(),
+            )
 
 
 def resolve_recipe(options: argparse.Namespace) -> Recipe:

@@ -33,10 +33,23 @@ def authors() -> Recipe:
     gradient scaler; the student itself is saved, every 50 steps, 16 clips on each of four GPUs.
     """
     return Recipe(
-        name="authors", steps=32_000, batch=64, images=0, learning_rate=3e-5, rate_schedule="cosine", warmup=10,
-        image_key_scale=0.5, w=9.0, uncond="negative", negative_prompt=NEGATIVE_PROMPT, teacher_dropout=True,
-        target_dropout=True, precision="fp16", teacher_precision="float32", save_steps=50,
-    )  # fmt: skip
+        name="authors",
+        steps=32_000,
+        batch=64,
+        images=0,
+        learning_rate=3e-5,
+        rate_schedule="cosine",
+        warmup=10,
+        image_key_scale=0.5,
+        w=9.0,
+        uncond="negative",
+        negative_prompt=NEGATIVE_PROMPT,
+        teacher_dropout=True,
+        target_dropout=True,
+        precision="fp16",
+        teacher_precision="float32",
+        save_steps=50,
+    )
 
 
 def mini() -> Recipe:
@@ -47,10 +60,23 @@ def mini() -> Recipe:
     its layers along time.
     """
     return Recipe(
-        name="mini", steps=800, batch=10, image_batch=80, image_temporal=False, learning_rate=2e-4,
-        rate_schedule="stable_decay", warmup=20, rate_decay=0.3, clip_norm=1.0, w=2.0, grid_draw="stratified",
-        average_ema=0.99, release="average", teacher_precision="float32", solver_precision="float32",
-    )  # fmt: skip
+        name="mini",
+        steps=800,
+        batch=10,
+        image_batch=80,
+        image_temporal=False,
+        learning_rate=2e-4,
+        rate_schedule="stable_decay",
+        warmup=20,
+        rate_decay=0.3,
+        clip_norm=1.0,
+        w=2.0,
+        grid_draw="stratified",
+        average_ema=0.99,
+        release="average",
+        teacher_precision="float32",
+        solver_precision="float32",
+    )
 
 
 RECIPES: Final[dict[str, Callable[[], Recipe]]] = {"paper": paper, "authors": authors, "mini": mini}

@@ -24,9 +24,19 @@ SAMPLER: Final = "lcm"
 _PARTS: Final = {"text": "cond_stage_model.", "autoencoder": "first_stage_model."}
 # Entries of a teacher's file that are the student's too.
 _INHERITED: Final = (
-    "width", "height", "frames", "fps", "head_dim", "dropout", "beta_schedule", "zero_terminal_snr", "text_config",
-    "latent_rgb_factors", "latent_rgb_bias", "latent_scale",
-)  # fmt: skip
+    "width",
+    "height",
+    "frames",
+    "fps",
+    "head_dim",
+    "dropout",
+    "beta_schedule",
+    "zero_terminal_snr",
+    "text_config",
+    "latent_rgb_factors",
+    "latent_rgb_bias",
+    "latent_scale",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

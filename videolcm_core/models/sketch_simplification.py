@@ -18,9 +18,24 @@ MULTIPLE: Final = 8
 
 # The convolutions in order: 5x5 halves, "down" 3x3 halves, "same" 3x3, "up" 4x4 transposed doubles.
 _KINDS: Final = (
-    "first", "same", "same", "down", "same", "same", "down", *(["same"] * 7), "up", "same", "same",
-    "up", "same", "same", "up", "same", "same",
-)  # fmt: skip
+    "first",
+    "same",
+    "same",
+    "down",
+    "same",
+    "same",
+    "down",
+    *(["same"] * 7),
+    "up",
+    "same",
+    "same",
+    "up",
+    "same",
+    "same",
+    "up",
+    "same",
+    "same",
+)
 _SHAPES: Final = {"first": (5, 2, 2), "same": (3, 1, 1), "down": (3, 2, 1), "up": (4, 2, 1)}
 
 

@@ -200,9 +200,14 @@ class UNet3D(nn.Module):
         if not is_video and x.shape[0] % frames:
             raise ValueError(f"x has {x.shape[0]} frames; it must be a multiple of num_frames ({frames}).")
         pixels = {
-            "depth": depth, "motion": motion, "masked": masked, "sketch": sketch,
-            "single_sketch": single_sketch, "local_image": local_image, "canny": canny,
-        }  # fmt: skip
+            "depth": depth,
+            "motion": motion,
+            "masked": masked,
+            "sketch": sketch,
+            "single_sketch": single_sketch,
+            "local_image": local_image,
+            "canny": canny,
+        }
         encoded = self.encode_conditions((x.shape[-2], x.shape[-1]), frames, **pixels)
         h = to_frames(x) if is_video else x.contiguous(memory_format=torch.channels_last)
         h = self._with_concat(h, concat, encoded, frames)
