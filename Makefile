@@ -36,7 +36,7 @@ SCALE ?= 1
 mini:
 	@$(PYTHON) scripts/setup.py --training
 	@PYTHON=$(VENV_PYTHON) scripts/fetch_metrics.sh runs/metrics >/dev/null
-	$(VENV_PYTHON) -m training.make_mini --furniture "$$(scripts/fetch_furniture.sh runs/furniture)" \
+	$(VENV_PYTHON) -m training.mini.make --furniture "$$(scripts/fetch_furniture.sh runs/furniture)" \
 		--lpips runs/metrics/lpips_alex_v0.1.pt --runs $(RUNS) --models $(RUNS)/models --scale $(SCALE)
 
 test:
@@ -46,7 +46,7 @@ test:
 # Fast means: no server, no page, no training steps, no sampling with the shipped models.
 check: lint
 	$(VENV_PYTHON) -m pytest -q tests/core tests/training tests/test_imports.py tests/test_hygiene.py \
-		--ignore=tests/training/test_steps.py --ignore=tests/training/test_shipped_models.py
+		--ignore=tests/training/mini/test_steps.py --ignore=tests/training/mini/test_shipped_models.py
 
 # The node files import the core relatively, as the host loads them: to the type checker the repository is a package.
 lint: setup

@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.distillation_step import AUTHORS, OURS, Step
 from benchmarks.whole_machine import compare
-from training import mini
-from training.data import world
+from training.mini import family as mini
+from training.mini import world
 
 LADDER = {
     "authors' formulation": AUTHORS,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import mini
-from training.data import world
 from training.data.tokens import tokenize
 from training.engine.networks import Predictor
 from training.methods.consistency_distillation import ConsistencyDistillation
-from videolcm_core.checkpoints.keymaps import vgen_to_diffusers
-from videolcm_core.models.unet3d import UNet3D
+from training.mini import family as mini
+from training.mini import world
+from videolcm_core.families.vgen.keymaps import vgen_to_diffusers
+from videolcm_core.networks.vgen.unet3d import UNet3D
 
 ROOT = Path(__file__).resolve().parent.parent
 W, EMA = 9.0, 0.95

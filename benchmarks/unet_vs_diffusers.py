@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videolcm_core.checkpoints.keymaps import vgen_to_diffusers
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
+from videolcm_core.families.vgen.keymaps import vgen_to_diffusers
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 
 def build_ours(width: int, context_dim: int, dtype: torch.dtype) -> UNet3D:

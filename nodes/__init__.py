@@ -5,15 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
-from .annotators import VideoLCMDepthEstimator, VideoLCMMotionExtractor, VideoLCMSketchExtractor
-from .conditioning import VideoLCMApplyCondition, VideoLCMInpaintCondition, VideoLCMStyleCondition
-from .example_clip import VideoLCMExampleClip
-from .latent import VideoLCMEmptyLatent
-from .loaders import VideoLCMCheckpointLoader, VideoLCMModelLoader
-from .lora import VideoLCMLoraLoader
-from .patch import VideoLCMSampling
-from .prepare_frames import VideoLCMPrepareFrames
-from .sampling import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
+from .annotators.extractors import VideoLCMDepthEstimator, VideoLCMMotionExtractor, VideoLCMSketchExtractor
+from .conditions.apply import VideoLCMApplyCondition, VideoLCMInpaintCondition, VideoLCMStyleCondition
+from .conditions.example_clip import VideoLCMExampleClip
+from .conditions.prepare_frames import VideoLCMPrepareFrames
+from .loaders.checkpoints import VideoLCMCheckpointLoader, VideoLCMModelLoader
+from .loaders.lora import VideoLCMLoraLoader
+from .sampling.latent import VideoLCMEmptyLatent
+from .sampling.model_sampling_node import VideoLCMSampling
+from .sampling.samplers import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
 
 NODES: list[type[io.ComfyNode]] = [
     VideoLCMCheckpointLoader,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Remake a table of README: tables.sh steps | depth | iterations | ablation | obedience [CLIPS]
 # Two CPU cores, about an hour each (depth two); whatever is already in runs/ is kept, so the same command resumes.
-# Wanted first: `make mini`, or at least its corpus (python -m training.data.corpus --out runs/mini/corpus ...).
+# Wanted first: `make mini`, or at least its corpus (python -m training.mini.corpus --out runs/mini/corpus ...).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=${1:-} clips=${2:-512}
@@ -16,14 +16,14 @@ python=${PYTHON:-.venv/bin/python}
 mini=runs/mini corpus=runs/mini/corpus out=runs/tables/$table
 text=models/videolcm-mini-teacher.safetensors
 if ! ls "$corpus"/*.npz >/dev/null 2>&1; then
-  echo "no clips in $corpus; render them with: $python -m training.data.corpus --out $corpus --furniture" \
+  echo "no clips in $corpus; render them with: $python -m training.mini.corpus --out $corpus --furniture" \
     '"$(scripts/fetch_furniture.sh runs/furniture)"' >&2
   exit 1
 fi
 
 judges() {
-  [ -f $mini/recognizer.pt ] || "$python" -m training.metrics.recognizer --corpus $corpus --out $mini/recognizer.pt
-  [ -f $mini/retriever.pt ] || "$python" -m training.metrics.retrieval --corpus $corpus --out $mini/retriever.pt
+  [ -f $mini/recognizer.pt ] || "$python" -m training.mini.recognizer --corpus $corpus --out $mini/recognizer.pt
+  [ -f $mini/retriever.pt ] || "$python" -m training.mini.retrieval --corpus $corpus --out $mini/retriever.pt
 }
 
 evaluate() {
@@ -78,8 +78,8 @@ case $table in
     ;;
   obedience)
     PYTHON=$python scripts/fetch_metrics.sh runs/metrics >/dev/null
-    [ -f $mini/judge.pt ] || "$python" -m training.train_depth --corpus $corpus --out $mini/judge.pt --steps 600 --seed 7
-    measure=("$python" -m training.evaluate_control --corpus $corpus --judge $mini/judge.pt --metrics runs/metrics --cfg 1.5)
+    [ -f $mini/judge.pt ] || "$python" -m training.mini.depth --corpus $corpus --out $mini/judge.pt --steps 600 --seed 7
+    measure=("$python" -m training.mini.control --corpus $corpus --judge $mini/judge.pt --metrics runs/metrics --cfg 1.5)
     "${measure[@]}" --out "$out/64" --clips 64 --settings depth sketch
     "${measure[@]}" --out "$out/32" --clips 32 --settings inpainting motion "first frame" all
     ;;

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support" / "golden")]
 
 import torch  # noqa: E402
-from annotators_check import check_annotators  # noqa: E402
+from annotators import check_annotators  # noqa: E402
 from checks import (  # noqa: E402
     Check,
     check_e2e_ddim,
@@ -35,7 +35,7 @@ from checks import (  # noqa: E402
 from distillation import check_distill_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
 
-from videolcm_core.models.unet3d import UNet3D  # noqa: E402
+from videolcm_core.networks.vgen.unet3d import UNet3D  # noqa: E402
 
 TOLERANCE = 1e-5
 CHECKS: dict[str, Check] = {

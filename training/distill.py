@@ -15,19 +15,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
-from . import mini
 from .data.batches import BatchOptions, SourceBatches
 from .data.mixing import Ratio
 from .data.opening import DataSpec, open_batches
 from .engine import costs
-from .engine.distillation import DistillationTask, Scale
 from .engine.files import released_state
+from .engine.loop import Hook, LoopOptions, run
 from .engine.processes import launched_sharded, open_accelerator
+from .engine.task import DistillationTask, Scale
 from .engine.trackers import TRACKERS, check_tracker
 from .engine.validation import Scenes, Validation, decoder
-from .loop import Hook, LoopOptions, run
+from .mini import family as mini
 from .recipes import Recipe, add_recipe_arguments, resolve_recipe
 from .students import (
     LcmSettings,

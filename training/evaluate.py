@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mini, pictures
-from .data import world
 from .data.latents import fingerprint
 from .evaluation import results, tables
 from .evaluation.measures import MEASURES
@@ -30,16 +28,18 @@ from .evaluation.models import file_hash, load_model
 from .evaluation.sampling import Row, held_out_prompts, parse_cells, sample_videos
 from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, Source
 from .evaluation.workers import Setup, Workers, open_workers
+from .mini import family as mini
+from .mini import pictures, world
 
 __all__ = ["Row", "generate", "held_out_prompts", "main", "sample_videos"]
 
 WEIGHTS = {
     "i3d": (Path("runs/i3d/i3d-kinetics-400.ckpt"), "scripts/fetch_i3d.sh"),
-    "recognizer": (Path("runs/mini/recognizer.pt"), "python -m training.metrics.recognizer"),
+    "recognizer": (Path("runs/mini/recognizer.pt"), "python -m training.mini.recognizer"),
     "inception": (Path("runs/metrics/default_1.pt"), "scripts/fetch_inception.sh"),
     "lpips": (Path("runs/metrics/lpips_alex_v0.1.pt"), "scripts/fetch_metrics.sh"),
     "raft": (Path("runs/metrics/raft-things.pth"), "scripts/fetch_metrics.sh"),
-    "retriever": (Path("runs/mini/retriever.pt"), "python -m training.metrics.retrieval"),
+    "retriever": (Path("runs/mini/retriever.pt"), "python -m training.mini.retrieval"),
     "clip": (Path("runs/clip"), "your own copy of openai/clip-vit-base-patch16"),
 }
 """Default place of each measure's network, and what puts it there."""

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
+sys.path.insert(0, str(GOLDEN.parent / "support" / "golden"))
 
 from recipe import recipe_fill  # noqa: E402
 
-from videolcm_core.models.unet3d import UNet3D, UNetConfig  # noqa: E402
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

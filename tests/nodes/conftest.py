@@ -94,7 +94,7 @@ def recipe_weights() -> Callable[[torch.nn.Module, int], dict[str, torch.Tensor]
 
 @pytest.fixture(scope="session")
 def unet_state_dict(host: Host) -> dict[str, torch.Tensor]:
-    unet3d = host.pack("videolcm_core.models.unet3d")
+    unet3d = host.pack("videolcm_core.networks.vgen.unet3d")
     return recipe_state_dict(unet3d.UNet3D(unet3d.UNetConfig(**TINY_UNET)), seed=7)
 
 
@@ -103,7 +103,7 @@ def checkpoint_tensors(host: Host, unet_state_dict: dict[str, torch.Tensor]) -> 
     """All-in-one tensors: tiny UNet and text encoder, the host's tiny VAE."""
     from comfy.taesd.taesd import TAESD
 
-    text_encoder = host.pack("videolcm_core.models.text_encoder")
+    text_encoder = host.pack("videolcm_core.networks.text_encoder")
     words = torch.tensor([320, 550, 1929, 4558, 49406, 49407], dtype=torch.int32)
     text = text_encoder.TextEncoder(words, text_encoder.TextConfig(**TEXT_CONFIG))
     text_tensors = {k: v for k, v in recipe_state_dict(text, seed=3).items() if k != "vocabulary"}
@@ -166,7 +166,7 @@ def model(checkpoint: tuple) -> Any:
 
 @pytest.fixture(scope="session")
 def composer_state_dict(host: Host) -> dict[str, torch.Tensor]:
-    unet3d = host.pack("videolcm_core.models.unet3d")
+    unet3d = host.pack("videolcm_core.networks.vgen.unet3d")
     conditions = unet3d.CONDITIONS - {"histogram", "canny"}
     return recipe_state_dict(unet3d.UNet3D(unet3d.UNetConfig(**TINY_UNET, conditions=conditions)), seed=11)
 

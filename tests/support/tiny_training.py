@@ -13,12 +13,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import torch  # noqa: E402
 
-from training.engine.distillation import DistillationTask, Scale  # noqa: E402
+from training.engine.loop import LoopOptions, run  # noqa: E402
 from training.engine.processes import open_accelerator  # noqa: E402
-from training.loop import LoopOptions, run  # noqa: E402
+from training.engine.task import DistillationTask, Scale  # noqa: E402
 from training.recipes import mini, paper  # noqa: E402
-from videolcm_core.models.unet3d import UNet3D, UNetConfig  # noqa: E402
-from videolcm_core.schedule import Schedule  # noqa: E402
+from videolcm_core.diffusion.schedule import Schedule  # noqa: E402
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig  # noqa: E402
 
 CONFIG = UNetConfig(
     model_channels=64,

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.torch import save
 from tqdm import tqdm
 
-from videolcm_core.models.text_encoder import START, TextEncoder
+from videolcm_core.networks.text_encoder import START, TextEncoder
 
 from .cache_files import EMPTY, INDEX, IndexWriter, read_file, read_index, write_atomically
 from .clip_folder import ClipFolder, Missing

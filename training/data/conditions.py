@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videolcm_core.annotators.sketch import canny_edges, pencil_sketch
-from videolcm_core.condition_values import masked_from_frames
+from videolcm_core.media.condition_values import masked_from_frames
 
-from ..loop import save_atomically
-from . import corpus, world
+from ..engine.loop import save_atomically
+from ..mini import corpus, world
 
 NAMES = ("depth", "sketch", "single_sketch", "local_image", "masked", "motion")
 _BLOCK = 8

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.models.autoencoder import TinyAutoencoder
-from videolcm_core.models.text_encoder import END
+from videolcm_core.networks.autoencoder import TinyAutoencoder
+from videolcm_core.networks.text_encoder import END
 
-from .. import mini
+from ..mini import family as mini
 from .latents import fingerprint
 from .tokens import tokenize
 

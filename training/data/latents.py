@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videolcm_core.models.autoencoder import TinyAutoencoder
+from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..engine.loop import save_atomically
 from ..engine.processes import by_one_process
-from ..loop import save_atomically
-from . import corpus, world
+from ..mini import corpus, world
 
 _MIRRORED = {"left": "right", "right": "left"}
 

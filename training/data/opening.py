@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.processes import by_one_process
+from ..mini import captions
 from ..teachers import Teacher
-from . import cache, captions
+from . import cache
 from .batches import BatchOptions, SourceBatches
 from .cache_files import CachedClips
 from .clip_folder import ClipFolder, Missing
-from .corpus_clips import WHOLE, CorpusClips, vocabulary
+from .corpus import WHOLE, CorpusClips, vocabulary
 from .decode import FrameSampling
 from .encoders import Encoders
 from .mixing import SingleFrames

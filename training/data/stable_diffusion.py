@@ -14,11 +14,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.checkpoints.errors import CheckpointError
-from videolcm_core.checkpoints.loading import check_weights
-from videolcm_core.checkpoints.reading import load_state_dict
-from videolcm_core.models.autoencoder import LATENT_SCALE
-from videolcm_core.models.text_encoder import END
+from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.loading import check_weights
+from videolcm_core.files.reading import load_state_dict
+from videolcm_core.networks.autoencoder import LATENT_SCALE
+from videolcm_core.networks.text_encoder import END
 
 OPENCLIP_PAD: Final = 0
 _VAE = "Stable Diffusion's autoencoder: a diffusers folder, or a file such as v2-1_512-ema-pruned.ckpt"

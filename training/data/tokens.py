@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from videolcm_core.models.text_encoder import END, START
+from videolcm_core.networks.text_encoder import END, START
 
 LENGTH = 77
 _MERGES = 49152 - 256 - 2

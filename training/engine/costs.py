@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 GIB: Final = 2.0**30
 PEAK: Final = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "RTX 4090": 165e12}

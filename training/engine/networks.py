@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videolcm_core.models.attention import TemporalTransformer
-from videolcm_core.models.unet3d import TemporalConvBlock, UNet3D
+from videolcm_core.networks.vgen.attention import TemporalTransformer
+from videolcm_core.networks.vgen.unet3d import TemporalConvBlock, UNet3D
 
 Conditions = Mapping[str, tuple[Tensor, Tensor]]
 """Of each condition the samples that have it, long ``[b]``, and its pixels ``[b, c, F, H, W]``."""

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.sampling import sample_ddim, sample_lcm
-from videolcm_core.schedule import lcm_timesteps
+from videolcm_core.diffusion.samplers import sample_ddim, sample_lcm
+from videolcm_core.diffusion.schedule import lcm_timesteps
 
-from .distillation import BatchesLike, DistillationTask, TeacherLike
 from .files import save_atomically
 from .networks import Conditions, Predictor
+from .task import BatchesLike, DistillationTask, TeacherLike
 from .trackers import Tracker
 
 Decode = Callable[[Tensor], Tensor]

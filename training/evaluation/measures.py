@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import world
 from ..metrics.clipsim import load_clip, similarity
 from ..metrics.i3d import clip_features, load_any_i3d
 from ..metrics.inception import load_inception, picture_features
 from ..metrics.lpips import load_lpips, lpips
 from ..metrics.raft import load_raft
-from ..metrics.recognizer import load_recognizer, recognised
-from ..metrics.retrieval import caption_ranks, load_retriever
 from ..metrics.temporal import flicker, warping_error
+from ..mini import world
+from ..mini.recognizer import load_recognizer, recognised
+from ..mini.retrieval import caption_ranks, load_retriever
 
 FRAMES_FOR_FID = 4
 

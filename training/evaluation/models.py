@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from videolcm_core.checkpoints.detection import detect_unet_config
-from videolcm_core.models.text_encoder import TextEncoder
-from videolcm_core.models.unet3d import UNet3D
+from videolcm_core.families.vgen.detection import detect_unet_config
+from videolcm_core.networks.text_encoder import TextEncoder
+from videolcm_core.networks.vgen.unet3d import UNet3D
 
-from .. import mini
+from ..mini import family as mini
 
 
 def file_hash(path: Path) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..metrics.control import mean_interval
 from ..metrics.frechet import FrechetReference
-from ..metrics.recognizer import ATTRIBUTES
+from ..mini.recognizer import ATTRIBUTES
 from .sources import Source
 from .workers import Workers
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videolcm_core.prediction import to_eps, to_x_0
-from videolcm_core.sampling import StepNoise, sample_lcm
-from videolcm_core.schedule import Schedule, ddim_timesteps, lcm_timesteps
-from videolcm_core.solvers import ddim_step
+from videolcm_core.diffusion.prediction import to_eps, to_x_0
+from videolcm_core.diffusion.samplers import StepNoise, sample_lcm
+from videolcm_core.diffusion.schedule import Schedule, ddim_timesteps, lcm_timesteps
+from videolcm_core.diffusion.solvers import ddim_step
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x [B, C, F, h, w], t [B]) -> prediction``, guidance included."""
@@ -52,7 +52,7 @@ def ddim(
 ) -> Tensor:
     """DDIM without added noise along a grid of timesteps; the last step arrives at the level of t = 0.
 
-    On the authors' grid it gives the numbers of `videolcm_core.sampling.sample_ddim`.
+    On the authors' grid it gives the numbers of `videolcm_core.diffusion.samplers.sample_ddim`.
 
     Args:
         network: guided.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .. import mini
-from ..data import world
 from ..data.tokens import tokenize
+from ..mini import family as mini
+from ..mini import world
 from .samplers import SAMPLERS
 
 

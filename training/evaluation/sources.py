@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import conditions, corpus, world
+from ..data import conditions
+from ..mini import corpus, world
 from .sampling import Row
 
 CHUNK = 8

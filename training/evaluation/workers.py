@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import mini
-from ..loop import save_atomically
+from ..engine.loop import save_atomically
+from ..mini import family as mini
 from .measures import MEASURES, Chunk
 from .models import file_hash, load_model
 from .sampling import Stopwatch, held_out_prompts, reconstruct, sample_videos

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videolcm_core.consistency import TIMESTEP_SCALING
-from videolcm_core.schedule import Schedule
+from videolcm_core.diffusion.consistency import TIMESTEP_SCALING
+from videolcm_core.diffusion.schedule import Schedule
 
 from . import parts
 from .parts import Network

@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from videolcm_core.consistency import SIGMA_DATA, TIMESTEP_SCALING, consistency_function, pseudo_huber
-from videolcm_core.prediction import to_x_0
-from videolcm_core.schedule import Schedule, distillation_grid
-from videolcm_core.solvers import guided_teacher_step
+from videolcm_core.diffusion.consistency import SIGMA_DATA, TIMESTEP_SCALING, consistency_function, pseudo_huber
+from videolcm_core.diffusion.prediction import to_x_0
+from videolcm_core.diffusion.schedule import Schedule, distillation_grid
+from videolcm_core.diffusion.solvers import guided_teacher_step
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``network(x_t, t, context)``."""

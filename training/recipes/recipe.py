@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..loop import warmup_stable_decay
+from ..engine.loop import warmup_stable_decay
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "rate_schedule": ("constant", "cosine", "stable_decay"),

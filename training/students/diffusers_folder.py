@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videolcm_core.checkpoints.keymaps import vgen_to_diffusers
-from videolcm_core.models.unet3d import UNetConfig
+from videolcm_core.families.vgen.keymaps import vgen_to_diffusers
+from videolcm_core.networks.vgen.unet3d import UNetConfig
 
 from ..teachers import Teacher
 from .export import LcmSettings, student_metadata

@@ -11,11 +11,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.checkpoints.errors import CheckpointError
-from videolcm_core.checkpoints.export import save_safetensors
-from videolcm_core.checkpoints.families import UNET_PREFIX
-from videolcm_core.checkpoints.loading import check_weights
-from videolcm_core.consistency import TIMESTEP_SCALING
+from videolcm_core.diffusion.consistency import TIMESTEP_SCALING
+from videolcm_core.families.foreign import UNET_PREFIX
+from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.loading import check_weights
+from videolcm_core.files.writing import save_safetensors
 
 from ..teachers import Teacher
 

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.checkpoints.export import save_safetensors
+from videolcm_core.files.writing import save_safetensors
 
 from ..teachers import Teacher
 from .lora import ADAPTER, LoraStudent, lora_layers

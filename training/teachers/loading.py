@@ -11,23 +11,23 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.checkpoints.detection import detect_unet_config
-from videolcm_core.checkpoints.errors import CheckpointError
-from videolcm_core.checkpoints.families import UNET_PREFIX
-from videolcm_core.checkpoints.loading import HOST_MARKERS, check_weights
-from videolcm_core.checkpoints.reading import load_state_dict
-from videolcm_core.models.autoencoder import LATENT_SCALE, TinyAutoencoder
-from videolcm_core.models.text_encoder import TextConfig, TextEncoder
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
-from videolcm_core.prediction import PREDICTIONS
-from videolcm_core.schedule import Schedule
+from videolcm_core.diffusion.prediction import PREDICTIONS
+from videolcm_core.diffusion.schedule import Schedule
+from videolcm_core.families.foreign import UNET_PREFIX
+from videolcm_core.families.vgen.detection import detect_unet_config
+from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.loading import HOST_MARKERS, check_weights
+from videolcm_core.files.reading import load_state_dict
+from videolcm_core.networks.autoencoder import LATENT_SCALE, TinyAutoencoder
+from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 from .running import is_running_checkpoint, running_state
 from .teacher import Teacher
 
 ALLOWED: Final = (
     "a diffusion model of the VGen family: the authors' TF-T2V or VideoComposer file, ModelScope text-to-video, a "
-    "folder of diffusers' UNet3DConditionModel, an all-in-one file of this pack, or a checkpoint of training.pretrain"
+    "folder of diffusers' UNet3DConditionModel, an all-in-one file of this pack, or a running checkpoint of a teacher"
 )
 TEXT_PREFIX: Final = "cond_stage_model."
 VAE_PREFIX: Final = "first_stage_model."

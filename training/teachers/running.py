@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videolcm_core.checkpoints.families import UNET_PREFIX
+from videolcm_core.families.foreign import UNET_PREFIX
 
 _RELEASED = ("average", "student")
 

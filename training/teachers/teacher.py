@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from videolcm_core.models.unet3d import UNet3D, UNetConfig
-from videolcm_core.schedule import Schedule
+from videolcm_core.diffusion.schedule import Schedule
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Teacher:
         network: ``network(x [B, 4, F, h, w], t [B], context [B, L, D], *, concat=None)``; frozen, without dropout.
         config: its shape; ``config.dropout`` is what it was trained with.
         schedule: in float64, the precision of the authors' solver.
-        prediction: "v", "eps" or "x_0", as in `videolcm_core.prediction`.
+        prediction: "v", "eps" or "x_0", as in `videolcm_core.diffusion.prediction`.
         conditions: names of what it takes beside text, sorted.
         text: token ids ``[B, 77]`` to ``[B, L, D]``; None where the file has none.
         autoencoder: with ``encode`` and ``decode`` of frames; None where the file has none.

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.pidinet import PiDiNet
-from ..models.sketch_simplification import MULTIPLE, SketchSimplification
+from ..networks.annotators.pidinet import PiDiNet
+from ..networks.annotators.sketch_simplification import MULTIPLE, SketchSimplification
 from .frames import CHUNK, OnFrames, in_chunks
 
 

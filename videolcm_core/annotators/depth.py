@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..condition_values import DEPTH_MAX
-from ..models.midas import Midas
-from ..models.mini_depth import MiniDepth
+from ..media.condition_values import DEPTH_MAX
+from ..networks.annotators.midas import Midas
+from ..networks.annotators.mini_depth import MiniDepth
 from .frames import CHUNK, OnFrames, in_chunks, with_sizes_of
 
 MIDAS_SCALE: Final = 20.0

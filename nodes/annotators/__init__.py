@@ -1,0 +1,1 @@
+"""Depth, sketch and motion of a user's frames."""

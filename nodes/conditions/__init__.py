@@ -1,0 +1,1 @@
+"""Depth, sketch, first frame, hole, motion and style."""

@@ -1,0 +1,1 @@
+"""Files to MODEL, CLIP and VAE."""

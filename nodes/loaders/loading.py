@@ -1,0 +1,149 @@
+"""From a file to the host's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...videolcm_core.families.vgen.detection import detect_unet_config
+from ...videolcm_core.files.errors import CheckpointError
+from ...videolcm_core.files.loading import HOST_MARKERS, check_weights
+from ...videolcm_core.files.reading import load_state_dict
+from ...videolcm_core.networks.vgen.unet3d import UNet3D
+from .. import host
+from ..model.base_model import build_model
+from .settings import CheckpointSettings, own_metadata, read_settings
+from .text_encoder import text_config, text_state_dict, text_target
+
+UNET_PREFIX: Final = "model.diffusion_model."
+TEXT_PREFIX: Final = "cond_stage_model."
+VAE_PREFIX: Final = "first_stage_model."
+
+WEIGHT_DTYPES: Final = {
+    "default": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+class Parts(NamedTuple):
+    """A file, taken apart."""
+
+    unet: dict[str, Tensor]
+    text: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto", disable_dynamic: bool = False) -> Any:
+    """The MODEL in a file: an authors' UNet, one saved by the host, or the UNet of an all-in-one file.
+
+    Args:
+        path: Of the file.
+        weight_dtype: One of `WEIGHT_DTYPES`.
+        sampling: One of `metadata.SAMPLING_CHOICES`.
+        disable_dynamic: See `host.make_patcher`.
+
+    Raises:
+        CheckpointError: If the file is damaged, of another family, or incomplete.
+        ValueError: If its settings or text encoder cannot be read.
+    """
+    parts = read_parts(path)
+    patcher = build_model(_settings(path, parts, sampling), parts.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+    patcher.cached_patcher_init = (load_model, (path, weight_dtype, sampling))
+    return patcher
+
+
+def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of an all-in-one file; errors as in `load_model`."""
+    parts = read_parts(path)
+    settings = _settings(path, parts, "auto")
+    _require(path, parts)
+    model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
+    clip = _clip(path, settings, parts.text, disable_dynamic)
+    vae = _vae(path, parts)
+    model.cached_patcher_init = (load_model, (path,))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (path,))
+    if getattr(vae, "patcher", None) is not None:
+        vae.patcher.cached_patcher_init = (_load_vae_patcher, (path,))
+    return model, clip, vae
+
+
+def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> Any:
+    parts = read_parts(path)
+    return _clip(path, _settings(path, parts, "auto"), parts.text, disable_dynamic).patcher
+
+
+def _load_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
+    return _vae(path, read_parts(path)).patcher
+
+
+def read_parts(path: str) -> Parts:
+    """Read a file and take it apart by the host's prefixes; without prefixes all of it is the UNet."""
+    state_dict, metadata, _ = load_state_dict(path)
+    own = own_metadata(state_dict, metadata)
+    if any(key.startswith(UNET_PREFIX) for key in state_dict):
+        unet, text, vae = (_under(state_dict, prefix) for prefix in (UNET_PREFIX, TEXT_PREFIX, VAE_PREFIX))
+        return Parts(unet, text, vae, own)
+    unet = {key: value for key, value in state_dict.items() if key not in HOST_MARKERS}
+    return Parts(unet, {}, {}, own)
+
+
+def _under(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def _require(path: str, parts: Parts) -> None:
+    wanted = {UNET_PREFIX: parts.unet, TEXT_PREFIX: parts.text, VAE_PREFIX: parts.vae}
+    missing = [prefix for prefix, tensors in wanted.items() if not tensors]
+    if missing:
+        raise CheckpointError(
+            Path(path).name,
+            got=f"no tensors under {', '.join(missing)}",
+            allowed="an all-in-one file with model.diffusion_model., cond_stage_model. and first_stage_model.",
+            next_step="Load this file with Load VideoLCM Model, and text encoder and VAE with Load CLIP and Load VAE.",
+        )
+
+
+def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
+    name = Path(path).name
+    unet = detect_unet_config(parts.unet, parts.metadata, name)
+    # The host's loader only logs missing keys, and would then sample with unset memory.
+    check_weights(parts.unet, UNet3D(unet, device="meta").state_dict(), name)
+    return read_settings(unet, parts.metadata, name, sampling)
+
+
+def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
+    name = Path(path).name
+    state_dict = text_state_dict(tensors, name)
+    clip = host.make_clip(text_target(text_config(state_dict, settings.text_config)), state_dict, disable_dynamic)
+    _check_part(name, TEXT_PREFIX, state_dict, clip.cond_stage_model.state_dict())
+    return clip
+
+
+def _vae(path: str, parts: Parts) -> Any:
+    name = Path(path).name
+    vae = host.make_vae(dict(parts.vae), parts.metadata)
+    if getattr(vae, "first_stage_model", None) is None:
+        raise CheckpointError(
+            name,
+            got=f"a VAE that this ComfyUI does not know, {', '.join(sorted(parts.vae)[:3])}",
+            allowed="taesd_encoder.* and taesd_decoder.*, or Stable Diffusion's",
+            next_step="Get a complete checkpoint, or load the VAE with Load VAE.",
+        )
+    _check_part(name, VAE_PREFIX, parts.vae, vae.first_stage_model.state_dict())
+    return vae
+
+
+def _check_part(name: str, prefix: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    # The host adds a scale to every CLIP; it is not used here and files need not have it.
+    wanted = {prefix + key: value for key, value in expected.items() if not key.endswith("logit_scale")}
+    given = {prefix + key: value for key, value in tensors.items() if not key.endswith("logit_scale")}
+    check_weights(given, wanted, name)

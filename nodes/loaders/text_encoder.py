@@ -1,0 +1,124 @@
+"""The CLIP of all-in-one checkpoints: the host's own CLIP text model, in the sizes of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from .. import host
+
+CLIP_TOKENS: Final = 49408
+HOST_PREFIX: Final = "clip_l."
+TEXT_MODEL: Final = "transformer.text_model."
+TOKENS_KEY: Final = f"{TEXT_MODEL}embeddings.token_embedding.weight"
+POSITIONS_KEY: Final = f"{TEXT_MODEL}embeddings.position_embedding.weight"
+
+
+def text_target(config: Mapping[str, Any]) -> Any:
+    """The host's description of a text encoder of these sizes.
+
+    Args:
+        config: In the names of a CLIP ``config.json``.
+    """
+    width = int(config["hidden_size"])
+
+    class Encoder(host.SDClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                textmodel_json_config=dict(config),
+                return_projected_pooled=False,
+                model_options=model_options or {},
+            )
+
+    class ClipModel(host.SD1ClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
+            super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=Encoder)
+
+    class WordTokenizer(host.SDTokenizer):
+        def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+            super().__init__(
+                embedding_directory=embedding_directory, embedding_size=width, tokenizer_data=tokenizer_data or {}
+            )
+
+    class Tokenizer(host.SD1Tokenizer):
+        def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+            super().__init__(
+                embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=WordTokenizer
+            )
+
+    return host.ClipTarget(Tokenizer, ClipModel)
+
+
+def text_state_dict(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Text encoder tensors in the host's key names, with the token table at full size.
+
+    Args:
+        state_dict: Keys after ``cond_stage_model.``, with or without the host's own prefix.
+        name: File name, for messages.
+
+    Raises:
+        ValueError: If the token table is missing or does not fit its vocabulary.
+    """
+    tensors = {key.removeprefix(HOST_PREFIX): value for key, value in state_dict.items()}
+    vocabulary = tensors.pop("vocabulary", None)
+    table = tensors.get(TOKENS_KEY)
+    if table is None:
+        raise ValueError(
+            f"{name}: the text encoder has no {TOKENS_KEY}; got {', '.join(sorted(tensors)[:3]) or 'nothing'}. Only "
+            f"CLIP text encoders are supported; get the file again, or use Load CLIP."
+        )
+    if vocabulary is not None:
+        tensors[TOKENS_KEY] = _full_table(table, vocabulary, name)
+    elif table.shape[0] != CLIP_TOKENS:
+        raise ValueError(
+            f"{name}: the token table has {table.shape[0]} rows and no vocabulary; allowed: {CLIP_TOKENS} rows, or a "
+            f"`vocabulary` that names them. Export the checkpoint again."
+        )
+    # The host's CLIP has a projection that nothing here uses; left out, it would be unset memory in saved files.
+    tensors.setdefault("transformer.text_projection.weight", torch.eye(table.shape[1]))
+    return {f"{HOST_PREFIX}{key}": value for key, value in tensors.items()}
+
+
+def _full_table(table: Tensor, vocabulary: Tensor, name: str) -> Tensor:
+    ids = vocabulary.long()
+    if table.shape[0] != len(ids) + 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < CLIP_TOKENS):
+        raise ValueError(
+            f"{name}: the token table has {table.shape[0]} rows for a vocabulary of {len(ids)}; allowed: one row more "
+            f"than the vocabulary, ids below {CLIP_TOKENS}. Export the checkpoint again."
+        )
+    # Row 0 is the word the encoder does not know.
+    full = table[:1].repeat(CLIP_TOKENS, 1)
+    full[ids] = table[1:]
+    return full
+
+
+def text_config(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Sizes of the encoder: from the metadata, else from the tensors' shapes.
+
+    Args:
+        state_dict: Of `text_state_dict`.
+        config: Of the metadata, or None. Heads cannot be seen in shapes: without metadata they are 64 wide, as in
+            every CLIP.
+    """
+    tokens, positions = (state_dict[f"{HOST_PREFIX}{key}"] for key in (TOKENS_KEY, POSITIONS_KEY))
+    layers = {key.split(".encoder.layers.")[1].split(".")[0] for key in state_dict if ".encoder.layers." in key}
+    width = tokens.shape[1]
+    feed_forward = state_dict[f"{HOST_PREFIX}{TEXT_MODEL}encoder.layers.0.mlp.fc1.weight"]
+    return {
+        "num_attention_heads": max(1, width // 64),
+        "hidden_act": "quick_gelu",
+        "eos_token_id": 49407,
+        "layer_norm_eps": 1e-5,
+        "model_type": "clip_text_model",
+        **(config or {}),
+        "hidden_size": width,
+        "num_hidden_layers": len(layers),
+        "intermediate_size": feed_forward.shape[0],
+        "max_position_embeddings": positions.shape[0],
+        "vocab_size": CLIP_TOKENS,
+    }

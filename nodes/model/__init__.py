@@ -1,0 +1,1 @@
+"""The MODEL: BaseModel, ModelSampling, guard."""

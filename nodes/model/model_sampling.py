@@ -1,0 +1,155 @@
+"""How ComfyUI's ``sigma`` meets the schedule: grid, prediction type, boundary scaling, zero terminal SNR.
+
+ComfyUI samples ``x_0 + sigma eps``; the networks were trained on ``alpha_t x_0 + sigma_t eps``. Here, and
+only here, one is turned into the other: ``sigma = sigma_t / alpha_t``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ...videolcm_core.diffusion.consistency import consistency_function
+from ...videolcm_core.diffusion.prediction import PREDICTIONS, to_x_0
+from ...videolcm_core.diffusion.schedule import BETA_SCHEDULES, Schedule, distillation_grid
+from .. import host
+
+NUM_TIMESTEPS: Final = 1000
+# The last sigma of a zero-terminal-SNR schedule is infinite. ComfyUI's own finite stand-in keeps its
+# sigma-spaced schedulers (karras, exponential, kl_optimal) usable; the exact 0 comes back in `_alpha_sigma`.
+TERMINAL_ALPHA_CUMPROD: Final = 4.8973451890853435e-08
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """What a checkpoint needs to know to be sampled.
+
+    Attributes:
+        prediction: What the network predicts: "v", "eps" or "x_0".
+        beta_schedule: "scaled_linear" or "linear".
+        zero_terminal_snr: Whether the last timestep is pure noise.
+        distilled: A consistency model (grid and boundary scaling) or a plain diffusion model, a teacher.
+        original_steps: Grid a distilled model was trained on.
+        timestep_scaling: Of the boundary scaling; VideoLCM 10, MCM 4.
+    """
+
+    prediction: str = "v"
+    beta_schedule: str = "scaled_linear"
+    zero_terminal_snr: bool = True
+    distilled: bool = True
+    original_steps: int = 50
+    timestep_scaling: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Reject values that no schedule has.
+
+        Raises:
+            ValueError: Naming the option, the value and what is allowed.
+        """
+        _check_choice("prediction", self.prediction, PREDICTIONS)
+        _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        if not 1 <= self.original_steps <= NUM_TIMESTEPS:
+            raise ValueError(
+                f"original_steps is {self.original_steps}; allowed: 1 to {NUM_TIMESTEPS}. VideoLCM was distilled on 50."
+            )
+        if self.timestep_scaling <= 0:
+            raise ValueError(
+                f"timestep_scaling is {self.timestep_scaling}; allowed: above 0. VideoLCM uses 10, MCM uses 4."
+            )
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}. Choose one of these.")
+
+
+class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
+    """Sampling of consistency models (on their grid) and of their teachers (on all 1000 timesteps).
+
+    Input scaling, step noise and the schedulers are the host's; ``sigmas`` holds the grid, so that the
+    scheduler ``simple`` chooses exactly the timesteps of diffusers' LCMScheduler.
+    """
+
+    def __init__(self, options: SamplingOptions | None = None) -> None:
+        """Build the tables; no options means VideoLCM's."""
+        torch.nn.Module.__init__(self)
+        self.options = options or SamplingOptions()
+        self.num_timesteps = NUM_TIMESTEPS
+        self.linear_start, self.linear_end = 0.00085, 0.012
+        self.sigma_data = 1.0
+        # The host writes a marker into saved checkpoints when it finds this attribute set.
+        self.zsnr = self.options.zero_terminal_snr
+        schedule = Schedule.create(self.options.beta_schedule, self.zsnr, dtype=torch.float64)
+        alphas_cumprod = schedule.alphas_cumprod.clamp(min=TERMINAL_ALPHA_CUMPROD)
+        every_sigma = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+        steps = self.options.original_steps if self.options.distilled else NUM_TIMESTEPS
+        grid = distillation_grid(steps, NUM_TIMESTEPS)[0]
+        self.register_buffer("every_sigma", every_sigma.float(), persistent=False)
+        self.register_buffer("grid", grid, persistent=False)
+        self.set_sigmas(every_sigma[grid])
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The grid's timestep nearest to ``sigma``: a scheduler that ignores the grid is snapped to it."""
+        distance = sigma.log().reshape(-1).to(self.log_sigmas.device) - self.log_sigmas[:, None]
+        return self.grid[distance.abs().argmin(dim=0)].view(sigma.shape).to(sigma.device)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Noise level at a timestep in [0, 999], interpolated between whole ones."""
+        table = self.every_sigma.log()
+        t = timestep.float().to(table.device).clamp(0, len(table) - 1)
+        low, high, weight = t.floor().long(), t.ceil().long(), t.frac()
+        return ((1 - weight) * table[low] + weight * table[high]).exp().to(timestep.device)
+
+    def sigma_at(self, t: Tensor) -> Tensor:
+        """Noise level at whole timesteps, without the rounding of `sigma`.
+
+        Args:
+            t: Long, any shape, in [0, 999].
+        """
+        return self.every_sigma[t.to(self.every_sigma.device)].to(t.device)
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """Clean latents from the network's output; for a distilled model the consistency function.
+
+        Args:
+            sigma: Noise levels ``[B]``.
+            model_output: Network's output ``[B, ...]``.
+            model_input: The sample at ComfyUI's scale, ``x_0 + sigma eps``, same shape.
+        """
+        t = host.reshape_sigma(self.timestep(sigma), model_output.ndim)
+        sigma = host.reshape_sigma(sigma, model_output.ndim)
+        alpha, sigma_t = self._alpha_sigma(sigma)
+        x_t = self.calculate_input(sigma, model_input)
+        pred_x_0 = to_x_0(self.options.prediction, model_output, x_t, alpha, sigma_t)
+        if not self.options.distilled:
+            return pred_x_0
+        return consistency_function(pred_x_0, x_t, t, timestep_scaling=self.options.timestep_scaling)
+
+    def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = 1.0 / (sigma**2 + 1.0).sqrt()
+        sigma_t = sigma * alpha
+        # eps divides by alpha, so there the finite stand-in stays.
+        if self.zsnr and self.options.prediction != "eps":
+            last = sigma >= self.sigma_max.to(sigma.device) * (1 - 1e-5)
+            alpha, sigma_t = alpha.masked_fill(last, 0.0), sigma_t.masked_fill(last, 1.0)
+        return alpha, sigma_t
+
+    def noise_scaling(
+        self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool | None = None
+    ) -> Tensor:
+        """Noised sample at ComfyUI's scale.
+
+        Args:
+            sigma: Noise level.
+            noise: Gaussian noise.
+            latent_image: Clean latents, zeros for none.
+            max_denoise: Given by the host at the start of sampling only: whether ``sigma`` is the largest.
+        """
+        # Without a video to start from, the authors' DDIM starts from unit noise at timestep 981; the host
+        # does so at the largest sigma only.
+        if max_denoise is False and not torch.any(latent_image):
+            max_denoise = True
+        return super().noise_scaling(sigma, noise, latent_image, bool(max_denoise))

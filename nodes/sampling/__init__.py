@@ -1,0 +1,1 @@
+"""Samplers, schedulers and latents."""

@@ -1,0 +1,86 @@
+"""Nodes that make latents."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from .. import host
+from ..schema import make, schema
+
+LATENT_CHANNELS = 4
+DOWNSCALE = 8
+
+
+class VideoLCMEmptyLatent(io.ComfyNode):
+    """Zeros with the frames as the batch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="VideoLCMEmptyLatent",
+            display_name="Empty VideoLCM Latent",
+            category="VideoLCM/latent",
+            description="An empty video for the sampler. Its frames are the latent's batch: one video a run.",
+            search_aliases=["empty latent video", "videolcm latent", "frames", "video size"],
+            inputs=[
+                make(
+                    io.Int,
+                    "width",
+                    default=448,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Pixels, a multiple of 8. The authors' models were trained at 448, videolcm-mini at 64.",
+                ),
+                make(
+                    io.Int,
+                    "height",
+                    default=256,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Pixels, a multiple of 8. The authors' models were trained at 256, videolcm-mini at 64.",
+                ),
+                make(
+                    io.Int,
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=256,
+                    tooltip="Length of the video. The models were trained on 16 frames; for more, use Context Windows "
+                    "(Manual) with dim 0 and length 16.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="For the latent input of a sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, width: int, height: int, frames: int) -> io.NodeOutput:
+        """Make the latent.
+
+        Raises:
+            ValueError: If a size is not a multiple of 8 or there is no frame.
+        """
+        check_size(width, height)
+        if frames < 1:
+            raise ValueError(f"frames is {frames}; allowed: 1 or more. The models were trained on 16.")
+        samples = torch.zeros(
+            [frames, LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE],
+            device=host.intermediate_device(),
+            dtype=host.intermediate_dtype(),
+        )
+        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": DOWNSCALE})
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that are not made of whole latent pixels.
+
+    Raises:
+        ValueError: Naming the nearest multiple of 8.
+    """
+    for name, value in (("width", width), ("height", height)):
+        if value < DOWNSCALE or value % DOWNSCALE:
+            nearest = max(DOWNSCALE, round(value / DOWNSCALE) * DOWNSCALE)
+            raise ValueError(f"{name} is {value}; allowed: multiples of {DOWNSCALE}. Use {nearest}.")

@@ -1,0 +1,256 @@
+"""What is compared in each kind of reference file. Each check yields results; the name's beginning is the kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from reference import Reference, Result, argument_of, cases_of, network_of
+from torch import Tensor, nn
+
+from videolcm_core.diffusion.consistency import boundary_scalings
+from videolcm_core.diffusion.prediction import to_x_0
+from videolcm_core.diffusion.samplers import sample_ddim, sample_lcm
+from videolcm_core.diffusion.schedule import (
+    Schedule,
+    ddim_timesteps,
+    lcm_timesteps,
+    make_betas,
+    rescale_zero_terminal_snr,
+)
+from videolcm_core.networks.vgen.unet3d import UNet3D
+
+Check = Callable[[Reference, float], Iterator[Result]]
+
+_PREDICTIONS = {
+    "v": "v",
+    "v_prediction": "v",
+    "eps": "eps",
+    "epsilon": "eps",
+    "x0": "x_0",
+    "x_0": "x_0",
+    "sample": "x_0",
+}
+
+
+@torch.no_grad()
+def check_unet(reference: Reference, tolerance: float) -> Iterator[Result]:
+    """Every recorded call, as video and as frames; activations of the recorded case."""
+    network = network_of(reference)
+    x, t = reference.get("in.x"), reference.get("in.t")
+    for case, arguments in cases_of(reference):
+        inputs = {argument: reference.get(f"in.{name}") for argument, name in arguments.items()}
+        context = inputs.pop("y", None)
+        recorded: dict[str, Tensor] = {}
+        hooks = _record(network, reference, recorded) if reference.metadata.get("recorded_case") == case else []
+        out = network(x, t, context, **inputs)
+        for hook in hooks:
+            hook.remove()
+        yield reference.compare(case, f"out.{case}", out, tolerance)
+        for name, value in recorded.items():
+            # Inside the network values are an order larger than the output: float32 rounds them as much coarser.
+            largest = reference.get(name).abs().max().item()
+            relative = (
+                tolerance * max(1.0, largest),
+                f"inside the network: {tolerance:g} of values up to {largest:.3g}",
+            )
+            yield reference.compare(f"{case} {name}", name, value, tolerance, relative)
+        yield reference.compare(
+            f"{case} (frames)", f"out.{case}", _as_frames(network, x, t, context, inputs), tolerance
+        )
+
+
+def _as_frames(network: UNet3D, x: Tensor, t: Tensor, context: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
+    frames = x.shape[2]
+    flat = {name: value.transpose(1, 2).flatten(0, 1) if value.ndim == 5 else value for name, value in inputs.items()}
+    out = network(x.transpose(1, 2).flatten(0, 1), t, context, num_frames=frames, **flat)
+    return out.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _record(network: nn.Module, reference: Reference, into: dict[str, Tensor]) -> list[Any]:
+    """Hooks that keep the outputs of the modules whose activations are stored."""
+    hooks = []
+    for name in reference.tensors:
+        if name.startswith("act."):
+            module = network.get_submodule(_module_name(name))
+
+            def keep(_: nn.Module, __: Any, output: Tensor, name: str = name) -> None:
+                into[name] = output
+
+            hooks.append(module.register_forward_hook(keep))
+    return hooks
+
+
+def _module_name(activation: str) -> str:
+    name = activation[len("act.") :]
+    return f"{name[len('stc.') :]}_embedding_after" if name.startswith("stc.") else name
+
+
+def check_sampler_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
+    """Traces of the multistep sampler with a recorded network, step by step."""
+    for name in sorted(reference.tensors):
+        if match := re.fullmatch(r"timesteps\.n(\d+)", name):
+            yield reference.compare(name, name, lcm_timesteps(int(match[1]), _original_steps(reference)), 0.0)
+        elif match := re.fullmatch(r"alphas_cumprod\.zsnr([01])", name):
+            schedule = Schedule.create(_beta_schedule(reference), zero_terminal_snr=match[1] == "1")
+            yield reference.compare(name, name, schedule.alphas_cumprod, tolerance)
+        elif match := re.fullmatch(r"(\w+)\.n(\d+)\.final", name):
+            yield from _lcm_trace(reference, match[1], int(match[2]), tolerance)
+
+
+def _beta_schedule(reference: Reference) -> str:
+    found = reference.metadata.get("beta_schedule", "scaled_linear")
+    return "scaled_linear" if found == "linear_sd" else str(found)
+
+
+def _original_steps(reference: Reference) -> int:
+    return int(reference.metadata.get("original_steps", 50))
+
+
+def _lcm_trace(reference: Reference, name: str, steps: int, tolerance: float) -> Iterator[Result]:
+    case = f"{name}.n{steps}"
+    kind, zero_snr = (name[: -len("_zsnr")], True) if name.endswith("_zsnr") else (name, False)
+    prediction = _PREDICTIONS[kind]
+    schedule = Schedule.create(_beta_schedule(reference), zero_snr)
+    timesteps = lcm_timesteps(steps, _original_steps(reference))
+    stored = {key: reference.get(f"{case}.{key}") for key in ("x_in", "model_out", "noise")}
+    seen: dict[str, list[Tensor]] = {key: [] for key in ("x_in", "x0", "denoised", "x_prev")}
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        index = len(seen["x_in"])
+        output = stored["model_out"][index]
+        seen["x_in"].append(x)
+        seen["x0"].append(to_x_0(prediction, output, x, schedule.alpha_t(t[0]), schedule.sigma_t(t[0])))
+        return output
+
+    def keep(index: int, t: Tensor, x: Tensor, denoised: Tensor) -> None:
+        seen["denoised"].append(denoised)
+        seen["x_prev"].append(x)
+
+    final = sample_lcm(network, stored["x_in"][0], timesteps, schedule, prediction, stored["noise"], callback=keep)
+    c_skip, c_out = boundary_scalings(timesteps)
+    got = {key: torch.stack(values) for key, values in seen.items()} | {
+        "timesteps": timesteps,
+        "c_skip": c_skip,
+        "c_out": c_out,
+        "alpha_cumprod": schedule.alphas_cumprod[timesteps],
+        "final": final,
+    }
+    for key, value in got.items():
+        if f"{case}.{key}" in reference.tensors:
+            yield reference.compare(f"{case} {key}", f"{case}.{key}", value, tolerance)
+
+
+def check_sampler_ddim(reference: Reference, tolerance: float) -> Iterator[Result]:
+    """The trace of the guided DDIM sampler with recorded networks, and the float64 schedules."""
+    betas = make_betas(_beta_schedule(reference))
+    plain, zero = betas, rescale_zero_terminal_snr(betas)
+    schedules = {
+        "betas64": zero,
+        "alphas_cumprod64": torch.cumprod(1 - zero, 0),
+        "alphas_cumprod64_no_zsnr": torch.cumprod(1 - plain, 0),
+    }
+    for name, value in schedules.items():
+        if name in reference.tensors:
+            yield reference.compare(name, name, value, tolerance)
+    steps = len(reference.get("timesteps"))
+    yield reference.compare("timesteps", "timesteps", ddim_timesteps(steps), 0.0)
+    seen: dict[str, list[Tensor]] = {"x_in": [], "x0": [], "x_prev": []}
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen["x_in"].append(x)
+        return reference.get("v_cond")[len(seen["x_in"]) - 1]
+
+    def uncond_network(x: Tensor, t: Tensor) -> Tensor:
+        return reference.get("v_uncond")[len(seen["x_in"]) - 1]
+
+    def keep(index: int, t: Tensor, x: Tensor, denoised: Tensor) -> None:
+        seen["x_prev"].append(x)
+        seen["x0"].append(denoised)
+
+    scale = float(reference.metadata.get("guide_scale", 9.0))
+    schedule = Schedule.create(_beta_schedule(reference), dtype=torch.float64)
+    final = sample_ddim(
+        network,
+        reference.get("noise"),
+        steps,
+        schedule,
+        guidance_scale=scale,
+        uncond_model=uncond_network,
+        callback=keep,
+    )
+    got = {key: torch.stack(values) for key, values in seen.items()} | {"final": final}
+    for key, value in got.items():
+        if key in reference.tensors:
+            yield reference.compare(key, key, value, tolerance)
+
+
+def _conditioned(network: UNet3D, context: Tensor, conditions: dict[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: network(x, t, context, **conditions)
+
+
+def _conditions(reference: Reference) -> dict[str, Tensor]:
+    """Stored tensors that are inputs of the network beside latents, noise and text."""
+    other = {"y", "y_negative", "noise", "latents", "final", "timesteps", "step_noise"}
+    names = [name for name in reference.tensors if "." not in name and name not in other]
+    return {argument_of(name): reference.get(name) for name in names}
+
+
+def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
+    """Whole consistency sampling runs: latents after every step."""
+    network = _conditioned(network_of(reference), reference.get("y"), _conditions(reference))
+    prediction = _PREDICTIONS[str(reference.metadata.get("prediction", "v"))]
+    schedule = Schedule.create(_beta_schedule(reference))
+    runs = {name.rpartition(".")[0] for name in reference.tensors if name.rpartition(".")[2] == "final"}
+    for run in sorted(runs):
+        prefix = f"{run}." if run else ""
+        want = reference.get(f"{prefix}timesteps")
+        timesteps = lcm_timesteps(len(want), _original_steps(reference))
+        yield reference.compare(f"{prefix}timesteps", f"{prefix}timesteps", timesteps, 0.0)
+        noise_name = f"{prefix}step_noise"
+        step_noise = reference.get(noise_name) if noise_name in reference.tensors else None
+        latents: list[Tensor] = []
+        final = sample_lcm(
+            network,
+            reference.get(f"{prefix}noise"),
+            timesteps,
+            schedule,
+            prediction,
+            step_noise,
+            callback=lambda index, t, x, denoised, latents=latents: latents.append(x),
+        )
+        yield reference.compare(f"{prefix}latents", f"{prefix}latents", torch.stack(latents), tolerance)
+        yield reference.compare(f"{prefix}final", f"{prefix}final", final, tolerance)
+
+
+def check_e2e_ddim(reference: Reference, tolerance: float) -> Iterator[Result]:
+    """A whole guided DDIM run of a teacher: latents after every step."""
+    network, conditions = network_of(reference), _conditions(reference)
+    # The authors' negative branch keeps spatial conditions and replaces the image embedding by zeros.
+    negative = {name: torch.zeros_like(v) if name == "image" else v for name, v in conditions.items()}
+    want = reference.get("latents")
+    scale = float(reference.metadata.get("guide_scale", 9.0))
+    latents: list[Tensor] = []
+    final = sample_ddim(
+        _conditioned(network, reference.get("y"), conditions),
+        reference.get("noise"),
+        len(want),
+        Schedule.create(_beta_schedule(reference), dtype=torch.float64),
+        _PREDICTIONS[str(reference.metadata.get("prediction", "v"))],
+        scale,
+        _conditioned(network, reference.get("y_negative"), negative),
+        callback=lambda index, t, x, denoised: latents.append(x),
+    )
+    wider = guided_tolerance(scale - 1.0, tolerance)
+    yield reference.compare("latents", "latents", torch.stack(latents), tolerance, wider)
+    yield reference.compare("final", "final", final, tolerance, wider)
+
+
+def guided_tolerance(w: float, tolerance: float) -> tuple[float, str]:
+    """What guidance makes of the networks' rounding: ``(1 + w) c - w u`` has up to ``1 + 2 w`` times their error.
+
+    Run in float64, the recorded values themselves are that far off.
+    """
+    return tolerance * (1.0 + 2.0 * w), f"guidance w = {w:g} multiplies rounding by up to {1.0 + 2.0 * w:g}"

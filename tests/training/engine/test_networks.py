@@ -1,0 +1,65 @@
+"""A processor computes a large batch in parts; nothing else about a prediction changes."""
+
+import pytest
+import tiny_training as tiny
+import torch
+
+from training.engine import networks
+from training.engine.networks import Predictor
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
+
+
+@pytest.fixture
+def conditioned():
+    config = UNetConfig(
+        model_channels=32,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(1.0,),
+        num_heads=1,
+        head_dim=32,
+        context_dim=16,
+        concat_channels=8,
+        conditions=("depth",),
+    )
+    torch.manual_seed(0)
+    network = UNet3D(config)
+    torch.nn.init.normal_(network.out[2].weight, std=0.1)
+    return network.requires_grad_(False).train(False)
+
+
+def sizes_of(network):
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
+def test_parts_give_what_one_batch_gives(conditioned, monkeypatch):
+    predictor, seen = Predictor(conditioned), sizes_of(conditioned)
+    x, t, context = torch.randn(6, 4, 2, 4, 4), torch.arange(6) * 100, torch.randn(6, 5, 16)
+    conditions = {"depth": (torch.tensor([0, 2]), torch.rand(2, 1, 2, 32, 32))}
+    with torch.no_grad():
+        whole = predictor(x, t, context, conditions, 3)
+        monkeypatch.setattr(networks, "CPU_POSITIONS", 4 * 2 * 4 * 4)
+        parts = predictor(x, t, context, conditions, 3)
+        plain = predictor(x, t, context)
+    assert seen == [6, 4, 2, 4, 2]
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    assert (parts - plain).abs().amax((1, 2, 3, 4)).gt(1e-3).tolist() == [True, False, True] * 2
+
+
+def test_gradients_and_dropout_see_one_batch(monkeypatch):
+    monkeypatch.setattr(networks, "CPU_POSITIONS", 1)
+    network = tiny.tiny_teacher().network
+    seen = sizes_of(network)
+    x, t, context = torch.randn(2, 4, 2, 4, 4), torch.tensor([1, 500]), torch.randn(2, 3, network.config.context_dim)
+    predictor = Predictor(network)
+    predictor(x, t, context)
+    network.train(True)
+    with torch.no_grad():
+        predictor(x, t, context)
+    assert seen == [2, 2]
+    network.train(False)
+    with torch.no_grad():
+        predictor(x, t, context)
+    assert seen == [2, 2, 1, 1]

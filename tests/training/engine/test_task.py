@@ -1,0 +1,229 @@
+"""One distillation step through the engine: the authors' numbers, layouts that change nothing, what must not change."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny_training as tiny
+import torch
+
+from training.engine.loop import LoopOptions, run, step_generator
+from training.engine.networks import spatial_parameters
+from training.engine.processes import open_accelerator, share
+from training.engine.randomness import Draws, draw_samples
+from training.engine.task import DistillationTask, Scale
+from training.recipes import authors, paper
+from videolcm_core.diffusion.schedule import Schedule
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
+
+def step(task, index=0):
+    return task.step(index, step_generator(0, index))
+
+
+def weights(task):
+    return {k: v.clone() for k, v in task.student.network.state_dict().items()}
+
+
+def largest_difference(a, b):
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+def test_a_step_is_the_authors(monkeypatch):
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    from reference import Reference, build_network
+
+    reference = Reference.open(GOLDEN / "distill_step.safetensors")
+    seeds = reference.metadata["recipe_seeds"]
+    student, teacher, target = (
+        build_network(reference.metadata, int(seeds[r]), GOLDEN) for r in ("student", "teacher", "target")
+    )
+    for network in (student, teacher, target):  # recorded without dropout
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    count = len(reference.get("index"))
+
+    class Recorded:
+        def size(self, step):
+            return count
+
+        def uncond_context(self, text=""):
+            return reference.get("y_negative")[:1]
+
+        def batch(self, step, samples):
+            assert samples == range(count)
+            return SimpleNamespace(latents=reference.get("latents"), context=reference.get("y"), extra={})
+
+    def draw(shape, samples, *, seed, step):
+        nothing = torch.zeros(count, dtype=torch.float64)
+        grid = (reference.get("index").double() + 0.5) / len(reference.get("ddim_timesteps"))
+        return Draws(noise=reference.get("noise"), grid=grid, guidance=nothing, source=nothing)
+
+    kept = SimpleNamespace(
+        network=student,
+        trainable=lambda: list(student.parameters()),
+        effective_state=lambda: dict(student.named_parameters()),
+    )
+    student.requires_grad_(True)
+    recipe = replace(paper(), precision="no", teacher_precision="float32", original_steps=50, batch=count)
+    schedule = SimpleNamespace(network=teacher, schedule=Schedule.create(dtype=torch.float64), prediction="v")
+    accelerator = open_accelerator("no", cpu=True)
+    task = DistillationTask(Recorded(), schedule, kept, recipe, accelerator, draw=draw)
+    task.target.load_state_dict(target.state_dict())
+    grads = {}
+    task.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: grads.update({n: p.grad.clone() for n, p in student.named_parameters()})
+    )
+    values = step(task)
+    assert values["loss"] == pytest.approx(reference.get("loss").item(), abs=1e-5)
+    assert values["loss"] == pytest.approx(0.483343512, abs=1e-5)
+    sources = {
+        "grad.": grads,
+        "student_after.": dict(student.named_parameters()),
+        "target_after.": dict(task.target.network.named_parameters()),
+    }
+    compared = 0
+    for name, want in reference.tensors.items():
+        for prefix, source in sources.items():
+            if name.startswith(prefix):
+                assert (source[name[len(prefix) :]].detach() - want).abs().max() <= 1e-5, name
+                compared += 1
+    norms = reference.metadata["grad_norms"]
+    assert all(abs(grads[n].norm().item() - norm) <= 1e-5 for n, norm in norms.items()) and len(norms) > 50
+    assert compared >= 20
+
+
+def test_gradients_reach_the_student_only():
+    task = tiny.tiny_task()
+    before = {k: v.clone() for k, v in task.teacher.network.state_dict().items()}
+    start, target = weights(task), {k: v.clone() for k, v in task.target.network.state_dict().items()}
+    step(task)
+    assert all(torch.equal(v, task.teacher.network.state_dict()[k]) for k, v in before.items())
+    after = weights(task)
+    assert all(not torch.equal(start[k], after[k]) for k in start if k.endswith("weight"))
+    for k, v in task.target.network.state_dict().items():
+        torch.testing.assert_close(v, 0.95 * target[k] + 0.05 * after[k])
+
+
+@pytest.mark.parametrize("scale", [Scale(accumulation=2), Scale(accumulation=4), Scale(checkpointing=True)], ids=str)
+def test_the_layout_changes_nothing(scale):
+    tasks, losses = [], []
+    for layout in (Scale(), scale):  # one after the other: accelerate keeps one number of parts for the process
+        tasks.append(tiny.tiny_task(scale=layout))
+        losses.append([step(tasks[-1], index)["loss"] for index in range(2)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert largest_difference(*map(weights, tasks)) <= 1e-6
+
+
+def test_checkpointing_repeats_dropout():
+    def gradients(scale):
+        task, grads = tiny.tiny_task(scale=scale, teacher=tiny.tiny_teacher(dropout=0.5)), {}
+        task.optimizer.optimizer.register_step_pre_hook(
+            lambda *_: grads.update({n: p.grad.clone() for n, p in task.student.network.named_parameters()})
+        )
+        step(task)
+        return grads
+
+    plain, saving = gradients(Scale()), gradients(Scale(checkpointing=True))
+    assert largest_difference(plain, saving) <= 1e-7
+
+
+def test_low_precision_trains_float32_weights():
+    recipe = tiny.exact_recipe(precision="bf16", teacher_precision="bfloat16", average_ema=0.9)
+    task, exact = tiny.tiny_task(recipe), tiny.tiny_task(tiny.exact_recipe(average_ema=0.9))
+    values, wanted = step(task), step(exact)
+    assert next(task.teacher.parameters()).dtype == torch.bfloat16
+    for network in (task.student.network, task.target.network, task.average.network):
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert values["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+
+
+def test_the_authors_dropout_is_on_in_all_three_and_the_papers_only_in_the_student():
+    modes = {}
+    for recipe in (authors(), paper()):
+        recipe = replace(recipe, precision="no", teacher_precision="float32", batch=4, images=0)
+        task = tiny.tiny_task(recipe, teacher=tiny.tiny_teacher(dropout=0.1))
+        modes[recipe.name] = [n.training for n in (task.student.network, task.teacher.network, task.target.network)]
+    assert modes == {"authors": [True, True, True], "paper": [True, False, False]}
+
+
+def test_image_keys_are_those_of_stable_diffusion():
+    network = UNet3D(UNetConfig(), device="meta")
+    assert len(spatial_parameters(network)) == 682
+
+
+def test_gradients_of_image_keys_are_halved():
+    found = []
+    for factor in (1.0, 0.5):
+        task, grads = tiny.tiny_task(tiny.exact_recipe(image_key_scale=factor)), {}
+        task.optimizer.optimizer.register_step_pre_hook(
+            lambda *_, t=task, g=grads: g.update({n: p.grad.clone() for n, p in t.student.network.named_parameters()})
+        )
+        step(task)
+        found.append(grads)
+    full, half = found
+    assert torch.equal(half["input_blocks.0.0.weight"], 0.5 * full["input_blocks.0.0.weight"])
+    name = "input_blocks.0.1.proj_in.weight"  # temporal
+    assert torch.equal(half[name], full[name])
+
+
+def test_each_sample_has_its_own_noise_however_it_is_split():
+    shape = (4, 2, 3, 3)
+    all_of_them = draw_samples(shape, range(6), seed=1, step=5)
+    halves = [draw_samples(shape, r, seed=1, step=5) for r in (range(3), range(3, 6))]
+    assert torch.equal(all_of_them.noise, torch.cat([h.noise for h in halves]))
+    assert torch.equal(all_of_them.grid, torch.cat([h.grid for h in halves]))
+    others = torch.cat(
+        [
+            all_of_them.noise,
+            draw_samples(shape, range(6), seed=1, step=6).noise,
+            draw_samples(shape, range(6), seed=2, step=5).noise,
+        ]
+    ).flatten(1)
+    correlation = torch.corrcoef(others) - torch.eye(len(others))
+    assert correlation.abs().max() < 0.6 and len(torch.unique(others[:, 0])) == len(others)
+
+
+def test_shares_cover_the_batch_once():
+    taken = [s for rank in range(3) for part in share(12, rank, 3, 2) for s in part]
+    assert sorted(taken) == list(range(12))
+    with pytest.raises(ValueError, match="multiple of 8"):
+        share(12, 0, 4, 2)
+
+
+def test_a_stratified_grid_has_each_part_once():
+    recipe = tiny.exact_recipe(grid_draw="stratified")
+    task = tiny.tiny_task(recipe, batches=tiny.TinyBatches(clips=50))
+    index = task.grid_index(draw_samples((1,), range(50), seed=0, step=0), range(50), 50)
+    assert index.tolist() == list(range(50))
+
+
+def test_bad_data_stops_before_the_weights_change(tmp_path):
+    options = LoopOptions(checkpoint=tmp_path / "c.pt", steps=5, save_steps=1)
+    task = tiny.tiny_task(batches=tiny.TinyBatches(broken_at=2))
+    with pytest.raises(FloatingPointError, match="step 2.*last good"):
+        run(task, options)
+    assert torch.load(options.checkpoint, weights_only=True)["step"] == 2
+    assert all(v.isfinite().all() for v in weights(task).values())
+
+
+def test_a_resumed_task_is_identical():
+    whole = tiny.tiny_task(tiny.exact_recipe(average_ema=0.9), teacher=tiny.tiny_teacher(dropout=0.2))
+    for index in range(3):
+        step(whole, index)
+    first = tiny.tiny_task(tiny.exact_recipe(average_ema=0.9), teacher=tiny.tiny_teacher(dropout=0.2))
+    step(first, 0)
+    second = tiny.tiny_task(tiny.exact_recipe(average_ema=0.9), teacher=tiny.tiny_teacher(dropout=0.2, seed=9))
+    second.teacher.network.load_state_dict(first.teacher.network.state_dict())
+    second.load_state(first.state())
+    for index in (1, 2):
+        step(second, index)
+    ends = [t.state() for t in (whole, second)]
+    for part in ("student", "target", "average"):
+        assert all(torch.equal(v, ends[1][part][k]) for k, v in ends[0][part].items()), part
+    moments = [[v["exp_avg_sq"] for v in e["optimizer"]["state"].values()] for e in ends]
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))

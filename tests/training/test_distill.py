@@ -1,0 +1,160 @@
+"""The distill command from a teacher's file to an exported student, its pictures, curves and errors."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import tiny_training as tiny
+import torch
+from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training import distill
+from training.engine import costs
+from training.engine.trackers import check_tracker
+from training.engine.validation import Scenes, Validation, contact_sheet
+from training.mini import captions, example_clips
+from training.mini import family as mini
+from videolcm_core.networks.autoencoder import TinyAutoencoder
+from videolcm_core.networks.vgen.unet3d import UNetConfig
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    model = mini.TextVideoModel(captions.CaptionTokens().vocabulary)
+    torch.nn.init.normal_(model.unet.out[2].weight, std=0.02)
+    colors = {"latent_rgb_factors": [[0.0] * 3] * 4, "latent_rgb_bias": [0.0] * 3}
+    mini.export(path, model.unet, model.text, TinyAutoencoder(), "teacher", width=16, height=16, frames=4, **colors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for index in range(2):
+        frames = np.random.default_rng(index).integers(256, size=(5, 32, 32, 3), dtype=np.uint8)
+        example_clips.write_video(frames, folder / f"{index}.mp4", "noise")
+        (folder / f"{index}.txt").write_text("a horse spins around on grass")
+    return folder
+
+
+def arguments(teacher, clips, out, *more):
+    small = ["--batch", "2", "--image-batch", "2", "--steps", "2", "--precision", "no", "--workers", "0"]
+    return ["--teacher", str(teacher), "--clips", str(clips), "--out", str(out), *small, *more]
+
+
+def test_clips_to_a_student_with_curves_and_pictures(tmp_path, teacher, clips):
+    out, exported = tmp_path / "run", tmp_path / "student.safetensors"
+    watched = ["--validate-every", "1", "--samples", "1", "--teacher-steps", "2", "--log-every", "1"]
+    distill.main(arguments(teacher, clips, out, *watched, "--export", str(exported), "--w", "5"))
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert {p.name for p in (out / "samples").iterdir()} == {
+        "step_000001.png",
+        "step_000001.webp",
+        "step_000002.png",
+        "step_000002.webp",
+        "teacher.pt",
+    }
+    events = EventAccumulator(str(out / "events"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"loss", "samples/s", "rate", "grad_norm"} <= set(tags["scalars"]) and tags["images"] == ["samples"]
+    assert [e.step for e in events.Scalars("loss")] == [1, 2]
+    with safe_open(exported, "pt") as file:
+        known = file.metadata()
+    assert known["videolcm.sampling"] == "lcm" and float(known["videolcm.w"]) == 5.0
+    moved = mini.load_all_in_one(exported).unet.state_dict()["out.2.weight"]
+    assert not torch.equal(moved, mini.load_all_in_one(teacher).unet.state_dict()["out.2.weight"])
+    loaded = distill.load_student(out / "checkpoint.pt")
+    torch.testing.assert_close(loaded.state_dict()["out.2.weight"], moved, atol=1e-3, rtol=1e-3)
+
+
+def test_lora_trains_adapters_only_and_exports(tmp_path, teacher, clips):
+    kohya, exported = tmp_path / "lora.safetensors", tmp_path / "student.safetensors"
+    files = ["--export-kohya", str(kohya), "--export", str(exported), "--tracker", "none"]
+    distill.main(arguments(teacher, clips, tmp_path / "run", "--lora", "2", "--learning-rate", "0.01", *files))
+    with safe_open(kohya, "pt") as file:
+        assert any("lora_up" in key for key in file.keys())
+    unet, base = (mini.load_all_in_one(p).unet.state_dict() for p in (exported, teacher))
+    changed = {k for k in unet if not torch.equal(unet[k], base[k])}
+    assert changed and not any(k.endswith("bias") or "norm" in k or k == "out.2.weight" for k in changed)
+
+
+def test_dry_run_shows_recipe_and_costs_and_writes_nothing(tmp_path, teacher, clips, capsys):
+    distill.main(arguments(teacher, clips, tmp_path / "run", "--recipe", "paper", "--w", "15", "--dry-run"))
+    told = capsys.readouterr().out
+    assert '"w": 15.0' in told and '"name": "paper"' in told and "7.2 M parameters" in told
+    assert "GiB each" in told and "TFLOP" in told and not (tmp_path / "run").exists()
+
+
+def test_errors_come_before_training(tmp_path, teacher, clips):
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="wrong teacher"):
+        path = tmp_path / "other.safetensors"
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(2)}, path)
+        distill.main(arguments(path, clips, out))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match="empty"):
+        distill.main(arguments(teacher, tmp_path / "empty", out))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        distill.main(arguments(teacher, clips, out, "--accumulation", "4"))
+    with pytest.raises(ValueError, match="give --lora"):
+        distill.main(arguments(teacher, clips, out, "--export-kohya", str(tmp_path / "x")))
+    assert not (out / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_missing_tracker_is_named():
+    with pytest.raises(ModuleNotFoundError, match="'wandb' needs the package wandb.*tensorboard, none"):
+        check_tracker("wandb")
+
+
+def test_validation_leaves_the_run_as_it_was(tmp_path):
+    tasks = [tiny.tiny_task() for _ in range(2)]
+    teacher = tiny.tiny_teacher()
+    scenes = Scenes.of(tasks[0].batches, tasks[0].uncond, (), 2, 0)
+    watch = Validation(tasks[0], teacher, scenes, tmp_path, None, steps=(1, 2), teacher_steps=2)
+    for index in range(2):
+        for task in tasks:
+            task.step(index, torch.Generator())
+        watch(index + 1, None)
+    first, second = (t.student.network.state_dict() for t in tasks)
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
+    assert (tmp_path / "step_000002.webp").exists()
+
+
+def test_a_contact_sheet_has_a_row_for_each_prompt():
+    clips = torch.randint(256, (3, 4, 16, 24, 3), dtype=torch.uint8)
+    sheet = contact_sheet({"teacher": clips, "student": clips}, ["a", "b", "c"], frames=2)
+    assert sheet.shape == (14 + 3 * (16 + 14), 2 * (2 * 24 + 6), 3)
+    assert np.array_equal(sheet[28:44, :24], clips[0, 0].numpy())
+
+
+def test_costs_of_the_released_network():
+    network = costs.measure(UNetConfig(), (16, 32, 56))
+    assert network.parameters == pytest.approx(1.411e9, rel=0.001)
+    full, saving = (costs.memory(network, costs.Layout(checkpointing=c), 1) for c in (False, True))
+    assert full["AdamW"] == pytest.approx(8 * network.parameters / 2**30)
+    assert saving["activations"] < 0.25 * full["activations"]
+    spread = costs.memory(network, costs.Layout(processes=4), 1)
+    assert spread["student"] == pytest.approx(full["student"] / 4)
+    lora = costs.memory(network, costs.Layout(lora_rank=64), 1)
+    assert lora["AdamW"] < 0.05 * full["AdamW"]
+
+
+def test_counted_flops_are_those_of_a_convolution():
+    config = UNetConfig(
+        model_channels=32,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_scales=(),
+        context_dim=8,
+        num_heads=1,
+        head_dim=32,
+    )
+    small, large = (costs.measure(config, (2, side, side)).forward_flops for side in (8, 16))
+    assert large == pytest.approx(4 * small, rel=0.2)

@@ -1,0 +1,1 @@
+"""The factory of the embedded families; it imports the trainer and is never imported by it."""

@@ -1,0 +1,1 @@
+"""VGen's family: detection and key maps."""

@@ -1,0 +1,82 @@
+"""From a file to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ..families.foreign import without_prefix
+from ..families.vgen.detection import detect_unet_config
+from ..networks.vgen.attention import Attention, default_attention
+from ..networks.vgen.unet3d import UNet3D, UNetConfig
+from .errors import CheckpointError, name_some
+from .reading import load_state_dict
+
+# Tensors that hosts add to saved files to mark the kind of model.
+HOST_MARKERS: Final = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "videolcm_metadata"})
+
+
+def load_unet(
+    path: str | Path,
+    config: UNetConfig | None = None,
+    operations: Any = nn,
+    attention: Attention = default_attention,
+    dtype: torch.dtype | None = None,
+) -> UNet3D:
+    """Read a network from a file or a diffusers folder, ready for inference.
+
+    Args:
+        path: Of a UNet or an all-in-one file.
+        config: Its shape; None detects it.
+        operations: Layer classes.
+        attention: Attention kernel.
+        dtype: To convert the weights to; None keeps them.
+
+    Raises:
+        CheckpointError: If the file is unusable, of another family, incomplete, or of another shape.
+    """
+    tensors, metadata, info = load_state_dict(path)
+    config = config or detect_unet_config(tensors, metadata, info.file)
+    weights = {key: value for key, value in without_prefix(tensors).items() if key not in HOST_MARKERS}
+    network = UNet3D(config, operations, attention, device="meta")
+    check_weights(weights, network.state_dict(), info.file)
+    if dtype is not None:
+        weights = {key: value.to(dtype) for key, value in weights.items()}
+    network.load_state_dict(weights, assign=True)
+    return network.train(False)
+
+
+def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: str) -> None:
+    """Compare a file's tensors with a network's, by name and shape.
+
+    Args:
+        tensors: Of the file.
+        expected: Of the network; may be on the meta device.
+        file: Its name, for messages.
+
+    Raises:
+        CheckpointError: Naming the first missing, unexpected or misshapen weights.
+    """
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected]
+    if missing or unexpected:
+        parts = [
+            f"{kind} keys {name_some(keys)}"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise CheckpointError(
+            file, " and ".join(parts), f"exactly the {len(expected)} keys of this network", "Get a complete checkpoint."
+        )
+    for key, value in tensors.items():
+        if value.shape != expected[key].shape:
+            raise CheckpointError(
+                file,
+                f"{key} of shape {list(value.shape)}",
+                f"{list(expected[key].shape)}",
+                "The file does not fit this network; let its sizes be detected, or get another file.",
+            )
