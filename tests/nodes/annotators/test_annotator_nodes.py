@@ -27,7 +27,7 @@ EXTRACTORS = {
 def networks(host, write_model, recipe_weights):
     """Small random networks under the published names where the nodes ask for these."""
     midas, pidinet, cleaner, mini = (
-        host.pack(f"videolcm_core.models.{name}")
+        host.pack(f"videolcm_core.networks.annotators.{name}")
         for name in ("midas", "pidinet", "sketch_simplification", "mini_depth")
     )
     sizes = {"dim": 64, "num_layers": 4, "num_heads": 1, "grid": 4, "mlp_dim": 64, "fusion_dim": 16}

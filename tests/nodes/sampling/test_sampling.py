@@ -72,7 +72,7 @@ def test_sigma_and_timestep_are_inverse(model, teacher):
 @pytest.mark.parametrize("zsnr", [True, False])
 def test_denoised_is_the_consistency_function_of_the_core(host, prediction, zsnr):
     ours = host.pack("nodes.model.model_sampling")
-    core = {name: host.pack(f"videolcm_core.{name}") for name in ("schedule", "prediction", "consistency")}
+    core = {name: host.pack(f"videolcm_core.diffusion.{name}") for name in ("schedule", "prediction", "consistency")}
     sampling = ours.VideoLCMModelSampling(ours.SamplingOptions(prediction=prediction, zero_terminal_snr=zsnr))
     schedule = core["schedule"].Schedule.create(zero_terminal_snr=zsnr, dtype=torch.float64)
     generator = torch.manual_seed(0)
