@@ -11,24 +11,25 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-
-from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 from .data.batches import BatchOptions, SourceBatches
 from .data.mixing import Ratio
 from .data.opening import DataSpec, open_batches
 from .engine import costs
-from .engine.files import released_state
+from .engine.caches import digest_of, fingerprint
+from .engine.identity import Identity
 from .engine.loop import Hook, LoopOptions, run
 from .engine.processes import launched_sharded, open_accelerator
-from .engine.task import DistillationTask, Scale
+from .engine.task import BatchesLike, MethodTask, Scale
 from .engine.trackers import TRACKERS, check_tracker
-from .engine.validation import Scenes, Validation, decoder
-from .mini import family as mini
-from .recipes import Recipe, add_recipe_arguments, resolve_recipe
+from .engine.validation import Validation, decoder
+from .methods import Inputs, find_method, method_names
+from .methods.parts.previews import Scenes
+from .recipes import add_recipe_arguments, resolve_recipe
 from .students import (
     LcmSettings,
     LoraOptions,
@@ -40,23 +41,7 @@ from .students import (
     full_student,
     lora_student,
 )
-from .teachers import Teacher
-from .teachers import load_teacher as open_teacher
-
-
-def load_teacher(path: Path, config: UNetConfig = mini.UNET) -> mini.TextVideoModel:
-    """The averaged teacher out of a checkpoint of ``pretrain``, with its text encoder."""
-    state = released_state(path)
-    model = mini.TextVideoModel(state["text.vocabulary"], config)
-    model.load_state_dict(state)
-    return model.train(False).requires_grad_(False)
-
-
-def load_student(path: Path, config: UNetConfig = mini.UNET) -> UNet3D:
-    """The student out of a checkpoint of this command: its average, or itself where the recipe keeps none."""
-    model = UNet3D(config)
-    model.load_state_dict(released_state(path))
-    return model.train(False).requires_grad_(False)
+from .teachers import Teacher, load_autoencoder, load_teacher
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -73,7 +58,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of any distillation that are no numbers of the recipe."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, or its checkpoint (.pt); resumed")
     scale = parser.add_argument_group("scale", "how the work is laid out; results differ by rounding only")
-    scale.add_argument("--accumulation", type=int, default=1, help="parts of a step's batch, one after the other")
+    scale.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step, one after the other")
     scale.add_argument("--checkpointing", action="store_true", help="compute activations twice, keep less memory")
     scale.add_argument("--compile", action="store_true", help="torch.compile the networks")
     scale.add_argument("--shard", action="store_true", help="spread the weights over processes, as fsdp.yaml does")
@@ -82,14 +67,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     watch.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
     watch.add_argument("--log-every", type=int, default=20, help="steps between points of the curves")
     watch.add_argument("--save-seconds", type=float, default=120.0, help="time between checkpoints")
-    watch.add_argument("--validate-every", type=int, default=0, help="steps between sample pictures; 0: none")
+    watch.add_argument("--validate-every", type=int, default=0, help="steps between sample sheets; 0: none")
     watch.add_argument("--prompts", nargs="+", default=[], help="for the samples; default: captions of the first clips")
     watch.add_argument("--samples", type=int, default=4, help="samples without --prompts (default 4)")
     watch.add_argument("--teacher-steps", type=int, default=25, help="of the teacher's samples (default 25)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(method: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=method_names(), default=method, help=f"default: {method}")
     parser.add_argument("--teacher", type=Path, required=True, help="any file or folder that training/teachers reads")
     parser.add_argument("--prediction", help="what the teacher predicts, where its file does not say")
     data = parser.add_argument_group("data", "one of corpus, clips and shards; or a cache alone")
@@ -100,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--missing-captions", choices=("error", "skip"), default="error")
     data.add_argument("--vae", type=Path, help="Stable Diffusion's, where the teacher's file has none")
     data.add_argument("--text-encoder", type=Path, help="OpenCLIP's, where the teacher's file has none")
-    data.add_argument("--autoencoder", type=Path, help="checkpoint of train_autoencoder, where the teacher has none")
+    data.add_argument("--autoencoder", type=Path, help="ours (checkpoint, all-in-one), where the teacher has none")
     data.add_argument("--workers", type=int, default=2, help="threads that read")
     student = parser.add_argument_group("student")
     student.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank only")
@@ -110,20 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     student.add_argument("--export-kohya", type=Path, help="LoRA file for the graph's LoRA loader")
     student.add_argument("--export-peft", type=Path, help="LoRA folder for peft")
     add_run_arguments(parser)
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, method)
     parser.add_argument("--dry-run", action="store_true", help="show the recipe and its costs; train nothing")
     return parser
 
 
 def prepare_teacher(options: argparse.Namespace) -> Teacher:
     """The teacher, with the autoencoder given beside it."""
-    teacher = open_teacher(options.teacher, prediction=options.prediction)
+    teacher = load_teacher(options.teacher, prediction=options.prediction)
     if options.autoencoder is None:
         return teacher
-    return replace(teacher, autoencoder=mini.load_autoencoder(options.autoencoder))
+    return replace(teacher, autoencoder=load_autoencoder(options.autoencoder))
 
 
-def data_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, device: torch.device) -> SourceBatches:
+def data_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, device: torch.device) -> SourceBatches:
     """The batches of the run."""
     spec = DataSpec(
         corpus=options.corpus,
@@ -144,7 +130,7 @@ def data_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, devic
     return open_batches(spec, batching, teacher, device=device)
 
 
-def student_of(options: argparse.Namespace, recipe: Recipe, teacher: Teacher, accelerator: Accelerator) -> Student:
+def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accelerator: Accelerator) -> Student:
     """All weights, or adapters.
 
     Raises:
@@ -168,7 +154,7 @@ def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
     return int(teacher.number("frames")), int(teacher.number("height")) // 8, int(teacher.number("width")) // 8
 
 
-def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> str:
+def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     """The resolved recipe and what it costs on each GPU."""
     accelerator = Accelerator(cpu=options.cpu)
     processes, spread = accelerator.num_processes, options.shard or launched_sharded(accelerator)
@@ -199,31 +185,67 @@ def describe(recipe: Recipe, teacher: Teacher, options: argparse.Namespace) -> s
     return "\n".join(lines)
 
 
-def export(options: argparse.Namespace, task: DistillationTask, teacher: Teacher) -> None:
-    """Write what was asked for; every process must call it, the first one writes."""
+def export(options: argparse.Namespace, task: MethodTask, teacher: Teacher, student: Student) -> None:
+    """Write what was asked for, all of the one network that the recipe releases; every process must call it."""
     state, recipe = task.released_state(), task.recipe
     if not task.accelerator.is_main_process:
         return
     settings = LcmSettings(w=recipe.w, original_steps=recipe.original_steps, timestep_scaling=recipe.timestep_scaling)
     if options.export is not None:
         print(export_student(options.export, state, teacher, recipe=recipe.settings(), settings=settings))
-    if isinstance(task.student, LoraStudent):
+    if isinstance(student, LoraStudent):
+        network = task.method.released_network()
         if options.export_kohya is not None:
-            print(export_lora_kohya(options.export_kohya, task.student))
+            print(export_lora_kohya(options.export_kohya, student, network))
         if options.export_peft is not None:
-            print(export_lora_peft(options.export_peft, task.student))
+            print(export_lora_peft(options.export_peft, student, network))
 
 
-def loop_options(options: argparse.Namespace, recipe: Recipe, task: DistillationTask, teacher: Teacher) -> LoopOptions:
-    """Where and how the loop runs, with the sample pictures."""
+def scenes_of(batches: BatchesLike, uncond: torch.Tensor, options: argparse.Namespace, seed: int) -> Scenes:
+    """Scenes of given prompts, or of the first clips' captions and conditions without any.
+
+    Raises:
+        ValueError: prompts are given and the data has no text encoder.
+    """
+    count = min(len(options.prompts) or options.samples, batches.size(0))
+    first = batches.batch(0, range(count))
+    text, shown = first.context, tuple(options.prompts)[:count]
+    if shown:
+        text = torch.cat([batches.uncond_context(prompt) for prompt in shown])
+    else:
+        shown = tuple(first.extra.get("captions", [f"clip {i}" for i in range(count)]))
+    noise = torch.randn(first.latents.shape, generator=torch.Generator().manual_seed(seed))
+    conditions = first.extra.get("conditions", {})
+    return Scenes(prompts=shown, text=text, uncond=uncond, noise=noise, conditions=conditions)
+
+
+def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student) -> Identity:
+    """What the run is made from: the teacher by its weights, the student's kind; and which data."""
+    data = {n: str(v) for n in ("corpus", "clips", "shards", "cache") if (v := getattr(options, n)) is not None}
+    for name, encoder in (("text encoder", teacher.text), ("autoencoder", teacher.autoencoder)):
+        data[name] = "none" if encoder is None else fingerprint(encoder)
+    data |= {f"--{n}": str(v) for n in ("vae", "text_encoder") if (v := getattr(options, n)) is not None}
+    fixed = {
+        "method": options.method,
+        "teacher": fingerprint(teacher.network),
+        "prediction": teacher.prediction,
+        "schedule": digest_of({"alphas_cumprod": teacher.schedule.alphas_cumprod}),
+        **student.identity(),
+    }
+    return Identity(fixed=fixed, data=data)
+
+
+def loop_options(
+    options: argparse.Namespace, identity: Identity, recipe: Any, task: MethodTask, teacher: Teacher
+) -> LoopOptions:
+    """Where and how the loop runs, with the sample sheets."""
     folder, hooks = folder_of(options.out), []
     if options.validate_every:
         # Of its own batches: the scenes are the same however far the run is.
-        scenes = Scenes.of(task.batches, task.uncond, options.prompts, options.samples, recipe.seed)
         watch = Validation(
             task,
             teacher,
-            scenes,
+            scenes_of(task.batches, task.uncond, options, recipe.seed),
             folder / "samples",
             decoder(teacher.autoencoder, task.accelerator.device),
             teacher_steps=options.teacher_steps,
@@ -232,6 +254,7 @@ def loop_options(options: argparse.Namespace, recipe: Recipe, task: Distillation
         hooks.append(Hook(every=options.validate_every, call=watch))
     return LoopOptions(
         checkpoint=checkpoint_of(options.out),
+        identity=identity,
         steps=recipe.steps,
         save_seconds=options.save_seconds,
         save_steps=recipe.save_steps,
@@ -247,30 +270,38 @@ def scale_of(options: argparse.Namespace, accelerator: Accelerator) -> Scale:
     """How the work is laid out."""
     return Scale(
         accumulation=options.accumulation,
-        checkpointing=options.checkpointing,
         compile=options.compile,
         shard=options.shard or launched_sharded(accelerator),
     )
 
 
+def chosen_method(arguments: list[str] | None) -> str:
+    """The method that a command line names, which decides what other options there are."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", choices=method_names(), default="videolcm")
+    return first.parse_known_args(arguments)[0].method
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    options = _parser().parse_args(arguments)
-    recipe, teacher = resolve_recipe(options), prepare_teacher(options)
+    name = chosen_method(arguments)
+    options = _parser(name).parse_args(arguments)
+    recipe, teacher = resolve_recipe(options, name), prepare_teacher(options)
     if options.dry_run:
         print(describe(recipe, teacher, options))
         return
     check_tracker(options.tracker)
     torch.manual_seed(recipe.seed)
-    around = bool(recipe.images) and not recipe.image_temporal
-    accelerator = open_accelerator(recipe.precision, options.accumulation, unused_parameters=around, cpu=options.cpu)
+    accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=options.cpu)
     batches = data_of(options, recipe, teacher, accelerator.device)
     student = student_of(options, recipe, teacher, accelerator)
-    task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options, accelerator))
-    run(task, loop_options(options, recipe, task, teacher), accelerator)
+    identity = identity_of(options, teacher, student)
+    inputs = Inputs(teacher=teacher, student=student, device=accelerator.device, recompute=options.checkpointing)
+    task = MethodTask(batches, find_method(name).build(recipe, inputs), accelerator, scale_of(options, accelerator))
+    run(task, loop_options(options, identity, recipe, task, teacher), accelerator)
     if accelerator.is_main_process and batches.skipped.reasons:
         print(batches.skipped.summary(len(batches.sources["video"])) if "video" in batches.sources else batches.skipped)
-    export(options, task, teacher)
+    export(options, task, teacher, student)
     accelerator.end_training()
 
 

@@ -1,9 +1,12 @@
-"""Measure networks on held-out prompts: ``python -m training.evaluate --corpus DIR [--cells teacher:ddim:4,50 ...]``.
+"""Measure networks on prompts: ``python -m training.evaluate --corpus DIR [--cells teacher:ddim:4,50 ...]``.
+
+Prompts are the held-out captions of a corpus (whose clips are the reference), or your own texts (``--prompts FILE``).
+Every network is sampled at its own size, number of frames, schedule, prediction and grid, as its file says.
 
 Rows: real clips, real clips through the autoencoder (what the latents can show at best), and cells, written
 ``NETWORK:SAMPLER:STEPS[,STEPS][:CFG]``. Samplers: ``lcm`` (students), ``ddim`` (the authors' grid, which starts at 981
 for 50 steps and at 751 for 4), ``ddim-trailing`` (even grid from 999), ``dpm++`` (DPM-Solver++ 2M of diffusers). The
-network ``teacher`` is ``--teacher``; any number of others is ``--student NAME=FILE``, all-in-one files or running
+network ``teacher`` is ``--teacher``; any number of others is ``--student NAME=FILE``, files, folders or running
 checkpoints, so that ablations are this same command. ``--given depth`` samples from the held-out clips' true depth.
 
 Written to ``--out``: ``results.md``, ``results.json`` (with the protocol), ``fvd.svg`` and ``.png``, contact sheets.
@@ -21,114 +24,109 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data.latents import fingerprint
-from .evaluation import results, tables
-from .evaluation.measures import MEASURES
+from .data.corpus import Corpus
+from .engine.caches import fingerprint
+from .evaluation import previews, results, tables
+from .evaluation.measures import MEASURES, Measure, with_judges
 from .evaluation.models import file_hash, load_model
-from .evaluation.sampling import Row, held_out_prompts, parse_cells, sample_videos
-from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, Source
+from .evaluation.prompts import Prompt, of_corpus, read_prompts
+from .evaluation.sampling import Row, parse_cells
+from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, Source, digest_of_prompts
 from .evaluation.workers import Setup, Workers, open_workers
-from .mini import family as mini
-from .mini import pictures, world
 
-__all__ = ["Row", "generate", "held_out_prompts", "main", "sample_videos"]
-
-WEIGHTS = {
-    "i3d": (Path("runs/i3d/i3d-kinetics-400.ckpt"), "scripts/fetch_i3d.sh"),
-    "recognizer": (Path("runs/mini/recognizer.pt"), "python -m training.mini.recognizer"),
-    "inception": (Path("runs/metrics/default_1.pt"), "scripts/fetch_inception.sh"),
-    "lpips": (Path("runs/metrics/lpips_alex_v0.1.pt"), "scripts/fetch_metrics.sh"),
-    "raft": (Path("runs/metrics/raft-things.pth"), "scripts/fetch_metrics.sh"),
-    "retriever": (Path("runs/mini/retriever.pt"), "python -m training.mini.retrieval"),
-    "clip": (Path("runs/clip"), "your own copy of openai/clip-vit-base-patch16"),
-}
-"""Default place of each measure's network, and what puts it there."""
 TEACHER = Path("models/videolcm-mini-teacher.safetensors")
 STEPS = "1,2,4,6,8,25,50"
-
-
-def generate(model: mini.AllInOne, row: Row, prompts: list[world.Combination], batch: int = 16) -> Tensor:
-    """Videos of a row, one per prompt, in this process: uint8 ``[N, F, H, W, 3]``."""
-    parts = [range(i, min(i + batch, len(prompts))) for i in range(0, len(prompts), batch)]
-    return torch.cat([sample_videos(model, row, [prompts[i] for i in part], part) for part in parts])
 
 
 class Evaluation:
     """One run of the command."""
 
-    def __init__(self, options: argparse.Namespace, workers: Workers) -> None:
-        self.options, self.workers = options, workers
+    def __init__(self, options: argparse.Namespace, prompts: list[Prompt], workers: Workers) -> None:
+        self.options, self.workers, self.prompts = options, workers, prompts
         self.networks = networks(options)
+        self.corpus = None if options.corpus is None else Corpus.open(options.corpus)
         self.names = [f"fvd-{options.feature_dtype}" if n == "fvd" else n for n in options.metrics]
         self.names = [n.removesuffix("-float32") for n in self.names]
         self.rows: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, dict[str, Tensor]] = {}
         self.references: dict[str, dict[str, results.Reference]] = {}
-        available = HeldOut(options.corpus).count
+        self.data = digest_of_prompts(prompts, self.corpus)
+        # Real clips are compared with where the prompts are the corpus's own.
+        self.real = self.corpus is not None and options.prompts is None
+        available = HeldOut(self.corpus).count if self.corpus is not None else 0
         self.reference_clips = min(options.reference or available, available)
-        self.protocol = protocol(options, self.reference_clips)
+        self.encoders = None if options.vae is None else (options.vae, options.text_encoder)
 
     def parts(self, path: Path) -> tuple[Path, ...]:
-        """Files that complete a network: none for an all-in-one file."""
-        return () if path.suffix == ".safetensors" else tuple(self.options.parts)
+        """Files that may complete a network that came without encoders."""
+        return tuple(p for p in self.options.parts if p.exists()) if self.encoders is None else ()
+
+    def hashes(self, path: Path) -> tuple[str, ...]:
+        """Of all files that a network's numbers depend on."""
+        return tuple(_hash(f) for f in (path, *self.parts(path), *(self.encoders or ())))
 
     def source(self, row: Row) -> Source:
         """The clips of a cell."""
         path = self.networks[row.model]
-        parts = self.parts(path)
         return Source(
             kind="cell",
             row=row,
             weights=path,
-            parts=parts,
-            hashes=tuple(file_hash(f) for f in (path, *parts)),
+            parts=self.parts(path),
+            encoders=self.encoders,
+            hashes=self.hashes(path),
             given=tuple(self.options.given),
             clips=self.options.clips,
+            data=self.data,
         )
 
-    def take(self, source: Source, autoencoder: str, combinations: list[world.Combination]) -> None:
+    def take(self, source: Source, autoencoder: str) -> None:
         """Make, measure and note a source."""
         self.workers.run(source, self.names)
         # Real clips are the reference: they have no distance to it.
-        references = {} if source.kind == "real" else self.references[autoencoder]
+        references = {} if source.kind == "real" else self.references.get(autoencoder, {})
         name = source.name
         self.rows[name], self.samples[name] = results.measure_row(self.workers, source, self.names, references)
         values = {k: round(v[0], 4) for k, v in self.rows[name]["values"].items()}
         print(name, values, flush=True)
         sheet = self.options.out / (name.replace(" ", "-").replace(",", "") + ".png")
-        count = min(source.clips, len(world.held_out()))
-        pictures.contact_sheet(self.workers.clips(source, count), combinations[:count], sheet)
+        count = min(source.clips, len(self.prompts))
+        previews.contact_sheet(self.workers.clips(source, count), [p.text for p in self.prompts[:count]], sheet)
         self.write()
 
     def prepare(self, used: set[str]) -> dict[str, str]:
         """Real clips, and real clips through every autoencoder in use.
 
         Returns:
-            The autoencoder's fingerprint of each network.
+            the autoencoder's fingerprint of each network; nothing where there are no real clips.
         """
-        real = Source(kind="real", clips=self.reference_clips)
+        known: dict[str, str] = {}
+        if not self.real:
+            return known
+        real = Source(kind="real", clips=self.reference_clips, data=self.data)
         self.workers.run(real, self.names)
         plain = {"": results.Reference(self.workers, real, self.names)}
-        self.take(real, "", held_out_prompts(real.clips))
-        known: dict[str, str] = {}
+        self.take(real, "")
         for model in sorted(used):
             path = self.networks[model]
-            parts = self.parts(path)
-            mark = fingerprint(load_model(path, parts).autoencoder)
+            loaded = load_model(path, self.parts(path), encoders=self.encoders)
+            mark = fingerprint(loaded.autoencoder)
             known[model] = mark
             if mark in self.references:
                 continue
             again = Source(
                 kind="autoencoded",
                 weights=path,
-                parts=parts,
+                parts=self.parts(path),
+                encoders=self.encoders,
                 hashes=(mark,),
                 clips=self.reference_clips,
+                data=self.data,
                 label=AUTOENCODED if not self.references else f"{AUTOENCODED} ({model})",
             )
             self.workers.run(again, self.names)
             self.references[mark] = plain | {"_latent": results.Reference(self.workers, again, self.names)}
-            self.take(again, mark, held_out_prompts(again.clips))
+            self.take(again, mark)
         return known
 
     def guided(self, row: Row) -> Row:
@@ -161,13 +159,18 @@ class Evaluation:
     def write(self) -> None:
         """The files as far as they are known."""
         out = self.options.out
-        document = {"protocol": self.protocol, "rows": self.rows, "ratios": self.ratios()}
-        (out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-        text = [tables.markdown(self.rows, latency=True), "", tables.protocol_text(self.protocol)]
+        document = {"protocol": protocol(self), "rows": self.rows, "ratios": self.ratios()}
+        (out / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        columns = tables.columns_of(self.workers.measures)
+        text = [
+            tables.markdown(self.rows, latency=True, columns=columns),
+            "",
+            tables.protocol_text(document["protocol"]),
+        ]
         if document["ratios"]:
             text += ["", "| ratio | value | 95 % interval |", "|---|---|---|"]
             text += [f"| {k} | {v[0]:.2f} | {v[1]:.2f} to {v[2]:.2f} |" for k, v in document["ratios"].items()]
-        (out / "results.md").write_text("\n".join(text) + "\n")
+        (out / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
     def run(self) -> None:
         """Every cell."""
@@ -180,11 +183,11 @@ class Evaluation:
         autoencoders = self.prepare({row.model for row in cells})
         for cell in cells:
             row = self.guided(cell)
-            self.take(self.source(row), autoencoders[row.model], held_out_prompts(self.options.clips))
+            self.take(self.source(row), autoencoders.get(row.model, ""))
         for measure in ("fvd", "fvd_latent"):
             for ending in ("svg", "png"):
                 tables.plot(self.rows, self.options.out / f"{measure}.{ending}", measure)
-        print((self.options.out / "results.md").read_text())
+        print((self.options.out / "results.md").read_text(encoding="utf-8"))
 
 
 def networks(options: argparse.Namespace) -> dict[str, Path]:
@@ -203,19 +206,26 @@ def networks(options: argparse.Namespace) -> dict[str, Path]:
     return found
 
 
-def protocol(options: argparse.Namespace, reference_clips: int) -> dict[str, Any]:
+def protocol(this: Evaluation) -> dict[str, Any]:
     """What the numbers depend on, for whoever compares with them."""
-    return {
+    options, corpus = this.options, this.corpus
+    origin = "held-out captions" if options.prompts is None else f"texts of {options.prompts.name}"
+    found = {
         "clips a cell": options.clips,
-        "prompts": f"{len(world.held_out())} held-out combinations in turn",
+        "prompts": f"{len(this.prompts)} {origin} in turn",
         "conditions": ", ".join(options.given) or "text",
-        "frames": world.FRAMES,
-        "resolution": f"{world.SIZE} x {world.SIZE}",
+        "size": "each network's own, as its file says",
         "seeds": f"clip i starts from the CPU generator seeded with i, {CHUNK} clips at once",
         "network": f"bfloat16 autocast on {options.device}",
-        "reference": f"{reference_clips} real clips of the same combinations",
-        "FVD": f"Kinetics-400 I3D logits, frames resized bilinearly to 224 x 224, {options.feature_dtype}; at "
-        f"{world.SIZE} pixels it compares with itself only",
+    }
+    if this.real and corpus is not None:
+        found |= {
+            "reference": f"{this.reference_clips} real clips of the same captions, {corpus.frames} frames of "
+            f"{corpus.width} x {corpus.height}",
+            "FVD": f"Kinetics-400 I3D logits, frames resized bilinearly to 224 x 224, {options.feature_dtype}; at "
+            f"{corpus.width} pixels it compares with itself only",
+        }
+    return found | {
         "intervals": f"95 %, bootstrap over clips ({results.RESAMPLES} resamples for FVD with the reference fixed, "
         "2000 for means), seed 0",
         "teacher's guidance": f"of {options.cfg} the one whose first {options.cfg_clips} clips agree best"
@@ -225,10 +235,36 @@ def protocol(options: argparse.Namespace, reference_clips: int) -> dict[str, Any
     }
 
 
+def _hash(path: Path) -> str:
+    """Of a file, or of all files of a folder."""
+    if path.is_file():
+        return file_hash(path)
+    return "-".join(file_hash(f)[:6] for f in sorted(path.rglob("*")) if f.is_file())
+
+
+def weights_options(parser: argparse.ArgumentParser, measures: dict[str, Measure]) -> None:
+    """An option for the file of each measure's network."""
+    for measure in {m.weights: m for m in measures.values() if m.weights}.values():
+        what = f"from {measure.origin} (default {measure.default})"
+        parser.add_argument(f"--{measure.weights}", type=Path, default=measure.default, help=what)
+
+
+def chosen_measures(arguments: list[str] | None) -> dict[str, Measure]:
+    """The measures that a command line may name: those of any video, and those of the corpus's judges."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--corpus", type=Path)
+    corpus = first.parse_known_args(arguments)[0].corpus
+    return MEASURES if corpus is None else with_judges(Corpus.open(corpus).judges)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Command line."""
+    measures = chosen_measures(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, help="rendered corpus: its held-out captions and real clips")
+    parser.add_argument("--prompts", type=Path, help="texts of your own, one a line or JSON, in place of the captions")
+    parser.add_argument("--vae", type=Path, help="Stable Diffusion's, for networks that came without")
+    parser.add_argument("--text-encoder", type=Path, help="OpenCLIP's, for networks that came without")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument(
@@ -252,39 +288,55 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", type=int, default=0, help="real clips to compare with (default: all held-out)")
     parser.add_argument("--cfg", type=float, nargs="+", default=[1.5, 3.0], help="guidance of guided samplers")
     parser.add_argument("--cfg-clips", type=int, default=64, help="clips that choose it when several are given")
-    known = "; ".join(f"{n}: {m.title}" for n, m in MEASURES.items())
+    known = "; ".join(f"{n}: {m.title}" for n, m in measures.items())
     parser.add_argument(
-        "--metrics", nargs="+", default=["fvd", "agreement", "flicker"], choices=list(MEASURES), help=known
+        "--metrics",
+        nargs="+",
+        choices=list(measures),
+        help=f"default: fvd, agreement, flicker where they can be. {known}",
     )
     parser.add_argument("--feature-dtype", choices=["float32", "bfloat16"], default="float32", help="of the I3D")
     parser.add_argument("--workers", type=int, default=1, help="processes; the numbers do not depend on it")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--device", default="cpu", help="of the sampled networks; cuda wants --workers 1")
-    for name, (path, source) in WEIGHTS.items():
-        parser.add_argument(f"--{name}", type=Path, default=path, help=f"from {source} (default {path})")
+    weights_options(parser, measures)
     options = parser.parse_args(arguments)
     if options.cells is None:
         teacher = [f"teacher:{sampler}:{STEPS}" for sampler in ("ddim", "ddim-trailing", "dpm++")]
         options.cells = teacher + [f"{name}:lcm:{STEPS}" for name in list(networks(options))[1:]]
     options.parts = options.parts or [options.teacher, TEACHER]
+    if options.corpus is None and options.prompts is None:
+        raise ValueError("what to ask for is not said; allowed: --corpus DIR, --prompts FILE, or both. Give one.")
+    if (options.vae is None) != (options.text_encoder is None):
+        raise ValueError("--vae and --text-encoder belong together. Give both, or neither.")
+    own = options.prompts is not None
+    wanted = ["flicker"] if own else ["fvd", "agreement", "flicker"]
+    options.metrics = options.metrics or [name for name in wanted if name in measures]
+    if own and (needing := [n for n in options.metrics if n.startswith(("fvd", "fid"))]):
+        raise ValueError(
+            f"{', '.join(needing)} compare with real clips, and your own prompts have none; allowed with --prompts: "
+            "flicker, warping, diversity, clipsim. Leave them out, or leave --prompts out."
+        )
+    if "agreement" not in measures or own:
+        options.cfg = options.cfg[:1]  # nothing could choose between several
     return options
 
 
-def weights_of(options: argparse.Namespace) -> dict[str, Path]:
+def weights_of(options: argparse.Namespace, measures: dict[str, Measure]) -> dict[str, Path]:
     """Files of the measures in use.
 
     Raises:
         FileNotFoundError: one is missing; the message says how to get it.
     """
-    # The recogniser also chooses the guidance.
+    # The judges also choose the guidance.
     choosing = ["agreement"] if len(options.cfg) > 1 else []
     found = {}
     for name in [*options.metrics, *choosing]:
-        if weights := MEASURES[name].weights:
+        if weights := measures[name].weights:
             path = getattr(options, weights)
             if not path.exists():
                 raise FileNotFoundError(
-                    f"{name} needs {path}, which is missing: get it with {WEIGHTS[weights][1]}, name another place "
+                    f"{name} needs {path}, which is missing: get it with {measures[name].origin}, name another place "
                     f"with --{weights}, or leave {name} out of --metrics."
                 )
             found[weights] = path
@@ -295,15 +347,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    corpus = None if options.corpus is None else Corpus.open(options.corpus)
+    if options.prompts is not None:
+        prompts = read_prompts(options.prompts)
+    else:
+        assert corpus is not None
+        prompts = of_corpus(corpus)
     setup = Setup(
         out=options.out,
+        prompts=tuple(prompts),
         corpus=options.corpus,
-        weights=weights_of(options),
+        weights=weights_of(options, chosen_measures(arguments)),
         device=options.device,
         threads=options.threads,
     )
     with open_workers(setup, options.workers) as workers:
-        Evaluation(options, workers).run()
+        Evaluation(options, prompts, workers).run()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from .shards import ShardSet
 from .source import BrokenSampleError, EncodableSource, Sample, SkipReport
 from .tokens import tokenize
 
-_OURS = re.compile(r"[0-9a-f]{24}\.safetensors(\.part)?")
+_OURS = re.compile(r"\.?[0-9a-f]{24}(\..+\.part)?\.safetensors")
 
 
 @dataclass
@@ -203,7 +203,7 @@ def _clean(out: Path, index: IndexWriter, report: CacheReport) -> None:
     for path in out.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in listed:
             path.unlink()
-            report.removed += not path.name.endswith(".part")
+            report.removed += ".part." not in path.name
 
 
 def unknown_words(text: TextEncoder, captions: Sequence[str]) -> float:

@@ -15,6 +15,8 @@ import numpy as np
 from safetensors.torch import load
 from torch import Tensor
 
+from videolcm_core.files.writing import whole_file
+
 from .source import BrokenSampleError, Kind, Sample
 
 FORMAT = 1
@@ -28,12 +30,10 @@ def write_atomically(data: bytes, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno,
             f"{path} cannot be written ({error.strerror}); what was encoded so far is kept. Make room and "

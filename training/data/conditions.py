@@ -1,11 +1,10 @@
-"""Conditions of the corpus's clips: true depth, motion and silhouettes, sketches as in the graph, random holes."""
+"""Conditions of a corpus's clips: true depth, motion and silhouettes, sketches as in the graph, random holes."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from videolcm_core.annotators import sketch
 from videolcm_core.annotators.sketch import canny_edges, pencil_sketch
 from videolcm_core.media.condition_values import masked_from_frames
 
-from ..engine.loop import save_atomically
-from ..mini import corpus, world
+from ..engine.caches import cached
+from .corpus import Corpus
 
 NAMES = ("depth", "sketch", "single_sketch", "local_image", "masked", "motion")
 _BLOCK = 8
@@ -106,16 +106,12 @@ class Clips:
         return self._picked("pencil")
 
 
-def load_conditions(folder: Path, combinations: list[world.Combination]) -> ConditionClips:
-    """Layers and sketches of the corpus's clips; sketches are drawn once and kept beside the corpus."""
-    arrays, _ = corpus.load_layers(folder, combinations)
+def load_conditions(corpus: Corpus, labels: Sequence[int]) -> ConditionClips:
+    """Layers and sketches of a corpus's clips; sketches are drawn once and kept beside the corpus."""
+    arrays, _ = corpus.layers(labels, ("clips", "depth", "silhouette", "motion"))
     clips = torch.from_numpy(arrays["clips"])
-    defaults = [str(inspect.signature(function)) for function in (canny_edges, pencil_sketch)]
-    described = ",".join([*defaults, str(len(clips)), *(c.caption + c.motion for c in combinations)])
-    path = folder / f"sketches_{hashlib.sha256(described.encode()).hexdigest()[:16]}.pt"
-    if not path.exists():
-        save_atomically(draw_sketches(clips), path)
-    sketches = torch.load(path, weights_only=True)
+    inputs = {"format": 2, "code": inspect.getsource(sketch), "shards": corpus.digests(labels)}
+    sketches = cached(corpus.folder, "sketches", inputs, lambda: draw_sketches(clips))
     return ConditionClips(
         rgb=clips.permute(0, 4, 1, 2, 3).contiguous(),
         depth=torch.from_numpy(arrays["depth"])[:, None],

@@ -1,55 +1,208 @@
-"""The rendered corpus as a `Source`: latents of every clip and its mirror image, with the caption in varied forms."""
+"""A rendered corpus as the trainer knows it: shards of clips with their captions, listed in ``corpus.json``.
+
+Which world was rendered is of no interest here: a shard says its captions, what a mirror image of it shows, its labels
+(for judges) and whether it is held out of training. Whoever renders one writes the list with `write_index`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from ..mini import captions, world
-from . import latents
+from videolcm_core.files.writing import whole_file
+
 from .source import Sample
+from .tokens import vocabulary_of
 
-WHOLE = (1.0, 0.0, 0.0, 0.0, 0.0)
+FORMAT: Final = 1
+INDEX: Final = "corpus.json"
+WHOLE: Final = (1.0, 0.0, 0.0, 0.0, 0.0)
+FRAMES: Final = (0.40, 0.05, 0.40, 0.05, 0.10)
+"""How often each form of a caption is drawn with a single frame, which shows no motion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Clips that show the same.
+
+    Attributes:
+        file: name of the ``.npz`` in the corpus's folder.
+        forms: the caption whole, without its place, without its motion, of the object alone, and empty.
+        clips: how many.
+        digest: SHA-256 of the file.
+        mirrored: number of the shard that a mirror image of it belongs to; -1 is the shard itself.
+        held_out: never trained on.
+        labels: what it shows, by the names that judges know.
+    """
+
+    file: str
+    forms: tuple[str, ...]
+    clips: int
+    digest: str
+    mirrored: int = -1
+    held_out: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def caption(self) -> str:
+        """The whole caption."""
+        return self.forms[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The list of a corpus.
+
+    Attributes:
+        folder: with the shards.
+        shards: all of them; a label is a number in this list.
+        world: name of what was rendered.
+        width: of the clips, pixels.
+        height: of the clips, pixels.
+        frames: of a clip.
+        fps: frames per second.
+        judges: package of `training` with a ``judges`` module that measures this world; empty where there is none.
+    """
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    world: str
+    width: int
+    height: int
+    frames: int
+    fps: float
+    judges: str = ""
+
+    @classmethod
+    def open(cls, folder: Path) -> Corpus:
+        """Read the list.
+
+        Raises:
+            FileNotFoundError: the folder holds no corpus, or one without a list.
+            ValueError: the list is damaged or of another version.
+        """
+        path = folder / INDEX
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no rendered corpus: {path} is missing. Make it: python -m training.mini.corpus "
+                f"--furniture DIR --out {folder} (it keeps shards that are there and writes their list)."
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            shards = [Shard(**{**entry, "forms": tuple(entry["forms"])}) for entry in content.pop("shards")]
+            return cls(folder=folder, shards=tuple(shards), **content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); allowed: the list that training.mini.corpus "
+                "writes. Repeat that command, it writes the list again."
+            ) from error
+
+    @property
+    def training(self) -> list[int]:
+        """Numbers of the shards to train on."""
+        return [i for i, shard in enumerate(self.shards) if not shard.held_out]
+
+    @property
+    def held_out(self) -> list[int]:
+        """Numbers of the shards never trained on."""
+        return [i for i, shard in enumerate(self.shards) if shard.held_out]
+
+    def mirrored(self, label: int) -> int:
+        """What a mirror image of a shard's clip shows."""
+        other = self.shards[label].mirrored
+        return label if other < 0 else other
+
+    def digests(self, labels: Sequence[int]) -> list[list[Any]]:
+        """What results made from some shards depend on."""
+        return [[i, self.shards[i].digest, self.shards[i].caption, self.mirrored(i)] for i in labels]
+
+    def layers(self, labels: Sequence[int], names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[int]]:
+        """Clips and what belongs to them, as `mini.corpus.render_combination` makes it.
+
+        Returns:
+            arrays by name, clip after clip, and the label of each clip.
+
+        Raises:
+            FileNotFoundError: a shard is missing.
+            ValueError: a shard is damaged, holds other clips than the list says, or lacks a layer.
+        """
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        shown: list[int] = []
+        for label in labels:
+            arrays = read_shard(self.folder / self.shards[label].file, names, self.shards[label].clips)
+            for name, values in arrays.items():
+                parts[name].append(values)
+            shown += [label] * self.shards[label].clips
+        return {name: np.concatenate(values) for name, values in parts.items()}, shown
+
+    def clips(self, labels: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+        """All clips of some shards, ``uint8 [N, F, H, W, 3]``, and the label of each; errors as in `layers`."""
+        arrays, shown = self.layers(labels, ("clips",))
+        return arrays["clips"], shown
+
+    def vocabulary(self) -> Tensor:
+        """Sorted CLIP ids that occur in the captions, in any form."""
+        return vocabulary_of([text for shard in self.shards for text in shard.forms])
+
+
+def read_shard(path: Path, names: Sequence[str], clips: int) -> dict[str, np.ndarray]:
+    """Layers of a shard, checked.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is damaged, holds another number of clips, or lacks a layer.
+    """
+    again = "Repeat the command that rendered it (python -m training.mini.corpus): it renders what is not whole again."
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            if missing := set(names) - set(shard.files):
+                raise ValueError(f"{path} has no {', '.join(sorted(missing))}. Delete it. {again}")
+            arrays = {name: shard[name] for name in names}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing. {again}") from error
+    except ValueError as error:
+        raise error if "has no" in str(error) else ValueError(f"{path} is damaged ({error}). {again}") from error
+    except Exception as error:  # zipfile and zlib have their own kinds
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). {again}") from error
+    for name, values in arrays.items():
+        if len(values) != clips:
+            raise ValueError(f"{path} has {len(values)} clips in {name}; its list says {clips}. {again}")
+    return arrays
+
+
+def write_index(corpus: Corpus) -> None:
+    """Write the list of a corpus, whole or not at all."""
+    content: dict[str, Any] = {k: v for k, v in vars(corpus).items() if k not in ("folder", "shards")}
+    content = {"format": FORMAT, **content, "shards": [asdict(shard) for shard in corpus.shards]}
+    with whole_file(corpus.folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusClips:
-    """Clips of the rendered corpus; number i is row i of `LatentClips` (from the middle on, mirror images).
+    """Clips of a corpus as a `Source`; number i is row i of `LatentClips` (from the middle on, mirror images).
 
     Attributes:
-        data: latents and what each shows.
-        shares: how often each form of a caption is drawn, as in `captions.CLIPS`; `WHOLE` is the whole caption.
+        corpus: where the captions are.
+        latents: float16 ``[N, 4, F, h, w]``.
+        labels: long ``[N]``, the shard that each belongs to.
+        shares: how often each form of a caption is drawn; `WHOLE` is the whole caption.
         single: whether clips are read as one frame, drawn anew every time.
     """
 
-    data: latents.LatentClips
+    corpus: Corpus
+    latents: Tensor
+    labels: Tensor
     shares: tuple[float, ...] = WHOLE
     single: bool = False
-
-    @classmethod
-    def open(cls, folder: Path, autoencoder: Any, shares: tuple[float, ...] = WHOLE) -> CorpusClips:
-        """Encode the training combinations of a corpus, or read what was encoded before (kept beside the corpus).
-
-        Raises:
-            FileNotFoundError: the folder holds no corpus.
-        """
-        if not folder.is_dir() or not any(folder.iterdir()):
-            raise FileNotFoundError(
-                f"{folder} holds no rendered corpus. Make it: python -m training.mini.corpus --furniture DIR "
-                f"--out {folder}"
-            )
-        seen = world.training_combinations()
-        return cls(data=latents.cached_latents(folder, autoencoder, seen), shares=shares)
-
-    @cached_property
-    def _forms(self) -> list[list[str]]:
-        return [captions.caption_forms(c) for c in world.combinations()]
 
     @property
     def groups(self) -> Sequence[int]:
@@ -57,23 +210,24 @@ class CorpusClips:
         return (len(self),)
 
     def __len__(self) -> int:
-        return len(self.data.labels)
+        return len(self.labels)
 
     def name(self, index: int) -> str:
         """What the clip shows, and its number."""
-        return f"{self._forms[int(self.data.labels[index])][captions.FULL]} #{index}"
+        return f"{self.corpus.shards[int(self.labels[index])].caption} #{index}"
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """One clip's latents ``float16 [4, F, h, w]`` (F 1 where single)."""
-        values = self.data.latents[index]
+        values = self.latents[index]
         if self.single:
             values = values.narrow(1, int(rng.integers(values.shape[1])), 1)
         shares = np.asarray(self.shares) / np.sum(self.shares)
         form = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right").clip(max=len(shares) - 1))
-        caption = self._forms[int(self.data.labels[index])][form]
+        caption = self.corpus.shards[int(self.labels[index])].forms[form]
         return Sample(name=self.name(index), values=values, caption=caption, index=index)
 
 
-def vocabulary() -> torch.Tensor:
-    """Sorted CLIP ids that occur in the corpus's captions, in any form."""
-    return captions.CaptionTokens().vocabulary
+if __name__ == "__main__":
+    from ..moved import run_moved
+
+    run_moved("training.data.corpus")

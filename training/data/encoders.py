@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,9 @@ from torch import Tensor, nn
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.text_encoder import END
 
-from ..mini import family as mini
-from .latents import fingerprint
+from ..engine.caches import fingerprint
+from ..teachers import Teacher, load_encoders
 from .tokens import tokenize
-
-if TYPE_CHECKING:
-    from ..teachers import Teacher
 
 REMEMBERED = 4096  # captions whose embedding is kept
 
@@ -68,8 +64,8 @@ class Encoders:
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Encoders:
         """Those of an all-in-one file."""
-        parts = mini.load_all_in_one(path)
-        return cls.of(parts.autoencoder, parts.text, device)
+        autoencoder, text = load_encoders(path)
+        return cls.of(autoencoder, text, device)
 
     @classmethod
     def of_teacher(cls, teacher: Teacher, device: torch.device | str = "cpu") -> Encoders:

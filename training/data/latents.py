@@ -1,10 +1,10 @@
-"""Latents of the corpus, encoded once: every clip and its mirror image, with the combination each one shows."""
+"""Latents of a corpus, encoded once: every clip and its mirror image, with the shard each one belongs to."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from tqdm import tqdm
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
-from ..engine.loop import save_atomically
-from ..engine.processes import by_one_process
-from ..mini import corpus, world
-
-_MIRRORED = {"left": "right", "right": "left"}
+from ..engine.caches import cached, fingerprint
+from .corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,24 +23,11 @@ class LatentClips:
 
     Attributes:
         latents: float16 ``[N, 4, F, h, w]``, about unit variance.
-        labels: long ``[N]``, index into `world.combinations`.
+        labels: long ``[N]``, the shard of the corpus that each belongs to.
     """
 
     latents: Tensor
     labels: Tensor
-
-
-def mirrored(combination: world.Combination) -> world.Combination:
-    """The combination that a horizontally flipped clip shows."""
-    return replace(combination, motion=_MIRRORED.get(combination.motion, combination.motion))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """Hash of a model's weights: a cache made with other weights is not used."""
-    digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -90,30 +74,22 @@ def decode_clips(model: TinyAutoencoder, latents: Tensor, batch: int = 8) -> Ten
     return torch.cat(out)
 
 
-def cached_latents(folder: Path, model: TinyAutoencoder, combinations: list[world.Combination]) -> LatentClips:
-    """Latents of all clips of the combinations and of their mirror images, from a cache beside the corpus if it fits.
+def cached_latents(corpus: Corpus, model: Any, labels: Sequence[int]) -> LatentClips:
+    """Latents of all clips of some shards and of their mirror images, from a cache beside the corpus if it fits.
 
-    It fits where the encoder is the same, whatever the decoder.
+    It fits where encoder and clips are the same, whatever the decoder.
 
     Args:
-        folder: the rendered corpus.
-        model: the autoencoder that encodes.
-        combinations: which clips.
+        corpus: the rendered clips.
+        model: the autoencoder that encodes, a `TinyAutoencoder`.
+        labels: numbers of the shards.
     """
-    names = ",".join(c.caption for c in combinations)
-    key = hashlib.sha256(f"{fingerprint(model.taesd_encoder)}:{names}".encode()).hexdigest()[:16]
-    path = folder / f"latents_{key}.pt"
 
-    def make() -> None:
-        if path.exists():
-            return
-        index = {c: i for i, c in enumerate(world.combinations())}
-        clips, shown = corpus.load_corpus(folder, combinations)
-        latents = torch.cat(
-            [encode_clips(model, clips), encode_clips(model, np.ascontiguousarray(clips[:, :, :, ::-1]))]
-        )
-        labels = torch.tensor([index[c] for c in shown] + [index[mirrored(c)] for c in shown])
-        save_atomically({"latents": latents, "labels": labels}, path)
+    def make() -> dict[str, Tensor]:
+        clips, shown = corpus.clips(labels)
+        flipped = np.ascontiguousarray(clips[:, :, :, ::-1])
+        both = torch.cat([encode_clips(model, clips), encode_clips(model, flipped)])
+        return {"latents": both, "labels": torch.tensor(shown + [corpus.mirrored(label) for label in shown])}
 
-    by_one_process(make)
-    return LatentClips(**torch.load(path, weights_only=True))
+    inputs = {"format": 2, "encoder": fingerprint(model.taesd_encoder), "shards": corpus.digests(labels)}
+    return LatentClips(**cached(corpus.folder, "latents", inputs, make))

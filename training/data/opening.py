@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.processes import by_one_process
-from ..mini import captions
 from ..teachers import Teacher
 from . import cache
 from .batches import BatchOptions, SourceBatches
 from .cache_files import CachedClips
 from .clip_folder import ClipFolder, Missing
-from .corpus import WHOLE, CorpusClips, vocabulary
+from .corpus import Corpus, CorpusClips
 from .decode import FrameSampling
 from .encoders import Encoders
+from .latents import cached_latents
 from .mixing import SingleFrames
 from .shards import ShardSet
 from .source import BrokenSampleError, EncodableSource
@@ -39,7 +39,6 @@ class DataSpec:
             a cache that is there. None encodes on the fly.
         sampling: frames, rate and size; None takes the teacher's.
         missing_captions: clips without caption stop the run, or are left out.
-        vary_captions: shortened captions of the corpus too, as a teacher is trained on.
         takes: random parts of each clip in a cache.
         vae: Stable Diffusion's autoencoder, where the teacher's file has none.
         text_encoder: OpenCLIP's text encoder, where the teacher's file has none.
@@ -51,7 +50,6 @@ class DataSpec:
     cache: Path | None = None
     sampling: FrameSampling | None = None
     missing_captions: Missing = "error"
-    vary_captions: bool = False
     takes: int = 1
     vae: Path | None = None
     text_encoder: Path | None = None
@@ -101,10 +99,10 @@ def open_batches(
     encoders = _encoders(spec, teacher, autoencoder, device, options)
     if spec.corpus is not None:
         assert encoders is not None
-        shares = captions.CLIPS if spec.vary_captions else WHOLE
-        corpus = CorpusClips.open(spec.corpus, encoders.autoencoder, shares)
-        frames = replace(corpus, single=True, shares=captions.FRAMES if spec.vary_captions else WHOLE)
-        batches = SourceBatches(corpus, frames, options, encoders)
+        corpus = Corpus.open(spec.corpus)
+        data = cached_latents(corpus, encoders.autoencoder, corpus.training)
+        clips = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels)
+        batches = SourceBatches(clips, replace(clips, single=True), options, encoders)
     else:
         source = open_source(spec, teacher, options, encoders)
         empty = source.empty_text if isinstance(source, CachedClips) else None
@@ -164,7 +162,9 @@ def caption_vocabulary(spec: DataSpec) -> Tensor:
     Raises:
         FileNotFoundError: as in `open_batches`; so for ValueError.
     """
-    return vocabulary() if spec.corpus is not None else vocabulary_of(sorted(set(all_captions(spec))))
+    if spec.corpus is not None:
+        return Corpus.open(spec.corpus).vocabulary()
+    return vocabulary_of(sorted(set(all_captions(spec))))
 
 
 def all_captions(spec: DataSpec) -> Sequence[str]:

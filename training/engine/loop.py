@@ -8,32 +8,32 @@ processes every one runs the loop; they agree after each step on whether to save
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from .files import load_checkpoint, save_atomically
+from .files import load_checkpoint, locked, save_atomically
+from .identity import Identity, changes, check_fixed
+from .interruption import Stop
 from .progress import Rate, Smooth
 from .trackers import Tracker, open_tracker
 
-__all__ = ["LoopOptions", "Task", "run", "save_atomically", "set_learning_rate", "step_generator", "update_ema"]
+__all__ = ["Hook", "LoopOptions", "Task", "run", "step_generator"]
 
 
 class Task(Protocol):
     """What the loop drives.
 
-    A task may also have ``description() -> dict``, the settings that a checkpoint keeps and a resumed run is checked
-    against. Among the numbers of a step, ``samples`` is how many it took, all processes together.
+    A task may also have ``description() -> dict``, the settings that a checkpoint keeps and a resumed run is compared
+    with, and ``released``, the name of the weights in its state that a run releases. Among the numbers of a step,
+    ``samples`` is how many it took, all processes together.
     """
 
     def state(self) -> dict[str, Any]:
@@ -69,6 +69,7 @@ class LoopOptions:
 
     Attributes:
         checkpoint: file of the running state; an existing one is resumed.
+        identity: what the run is made from; has no default, so that no trainer forgets it.
         steps: total steps, those of earlier runs included.
         save_seconds: time between checkpoints.
         save_steps: steps between checkpoints, beside the time; 0 is by time alone.
@@ -80,6 +81,7 @@ class LoopOptions:
     """
 
     checkpoint: Path
+    identity: Identity
     steps: int
     save_seconds: float = 120.0
     save_steps: int = 0
@@ -93,56 +95,6 @@ class LoopOptions:
 def step_generator(seed: int, index: int) -> torch.Generator:
     """The random generator of one step."""
     return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
-
-
-def warmup_stable_decay(index: int, steps: int, *, peak: float, warmup: int = 100, decay: float = 0.35) -> float:
-    """Learning rate: linear warm-up, plateau, half cosine to 1 % of the peak in the last ``decay`` of the steps."""
-    start = int(steps * (1 - decay))
-    if index < start:
-        return peak * min(1.0, (index + 1) / warmup)
-    progress = (index - start) / max(1, steps - start)
-    return peak * min(1.0, (index + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
-@torch.no_grad()
-def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """``average <- decay * average + (1 - decay) * model`` for parameters; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1.0 - decay)
-    for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        mine.copy_(theirs)
-
-
-class _Stop:
-    """Set by the first Ctrl-C or termination signal; the second one is not caught."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def caught(self) -> Iterator[_Stop]:
-        """Catch signals inside the block; only a program's main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-        def ask(number: int, _: Any) -> None:
-            self.asked = True
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Processes(Protocol):
@@ -179,23 +131,34 @@ class _Run:
 
     def resume(self) -> int:
         """Load the checkpoint if there is one; returns the steps made so far."""
-        if not self.options.checkpoint.exists():
+        path = self.options.checkpoint
+        if not path.exists():
             return 0
-        saved = load_checkpoint(self.options.checkpoint)
-        known = saved.get("description", {})
-        changed = [k for k, v in self.description.items() if k in known and known[k] != v and k != "steps"]
-        if changed and self.main:
-            told = ", ".join(f"{k}: {known[k]} -> {self.description[k]}" for k in changed)
+        saved = load_checkpoint(path)
+        check_fixed(self.options.identity, saved, path)
+        if self.main and (changed := changes(self.options.identity, self.description, saved)):
             warnings.warn(
-                f"{self.options.checkpoint} was trained with other settings and goes on with these: {told}",
-                stacklevel=3,
+                f"{path} was trained with other settings and goes on with these: {', '.join(changed)}", stacklevel=4
             )
-        self.task.load_state(saved["task"])
+        try:
+            self.task.load_state(saved["task"])
+        except (KeyError, RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{path} does not fit this run ({type(error).__name__}: {str(error)[:300]}); allowed: a checkpoint of "
+                "the same command and networks. Give the inputs it began with, or another --out."
+            ) from error
         return int(saved["step"])
 
     def save(self, steps: int) -> None:
         """Write the state after ``steps`` steps; every process takes part in collecting it, one writes."""
-        state = {"step": steps, "task": self.task.state(), "description": self.description}
+        state = {
+            "step": steps,
+            "task": self.task.state(),
+            "description": self.description,
+            "identity": self.options.identity.entries(),
+        }
+        if released := getattr(self.task, "released", None):
+            state["released"] = released
         if self.main:
             save_atomically(state, self.options.checkpoint)
         self.last_save = time.monotonic()
@@ -209,9 +172,37 @@ class _Run:
     def check(self, loss: float, index: int) -> None:
         """Refuse a loss that is not finite; it is the same on every process."""
         if not math.isfinite(loss):
-            path = self.options.checkpoint
-            kept = f"{path} still holds the last good state: resume from it" if path.exists() else "start again"
-            raise FloatingPointError(f"the loss became {loss} at step {index}; {kept} with a lower learning rate.")
+            told = kept_state(self.options.checkpoint) if self.main else "the first process says what is kept"
+            raise FloatingPointError(f"the loss became {loss} at step {index}; {told}.")
+
+
+def kept_state(path: Path) -> str:
+    """What a checkpoint's file holds, looked at: after which step, and whether its numbers are finite."""
+    if not path.exists():
+        return "nothing was saved before: begin again with a lower learning rate"
+    try:
+        saved = load_checkpoint(path)
+    except (ValueError, OSError) as error:
+        return f"and the checkpoint cannot be read: {error}"
+    bad = first_not_finite(saved["task"])
+    if bad is not None:
+        return (
+            f"{path} holds the state after {saved['step']} steps, and its {bad} is not finite either: delete it and "
+            "begin again with a lower learning rate"
+        )
+    return (
+        f"{path} holds the state after {saved['step']} steps, all of whose numbers are finite: the same command goes "
+        "on from there; give a lower learning rate"
+    )
+
+
+def first_not_finite(state: Any, name: str = "") -> str | None:
+    """Name of the first tensor in a nested state with a value that is not finite; None without one."""
+    if isinstance(state, torch.Tensor):
+        return None if not state.is_floating_point() or bool(state.isfinite().all()) else name or "tensor"
+    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
+    found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in items)
+    return next((bad for bad in found if bad is not None), None)
 
 
 def run(task: Task, options: LoopOptions, processes: Processes | None = None) -> None:
@@ -226,34 +217,40 @@ def run(task: Task, options: LoopOptions, processes: Processes | None = None) ->
         FloatingPointError: the loss is no longer finite; the last checkpoint is untouched.
         KeyboardInterrupt: after Ctrl-C, when the step in flight is finished and saved.
         OSError: the checkpoint cannot be written; the last one is untouched.
+        ValueError: the checkpoint is another run's, damaged, or in use by another process.
     """
     this = _Run(task, options, processes)
-    start = this.resume()
-    tracker = None
-    if this.main:
-        folder = options.events or options.checkpoint.parent / "events"
-        tracker = open_tracker(options.tracker, folder, start, this.description)
-    bar = tqdm(
-        range(start, options.steps),
-        initial=start,
-        total=options.steps,
-        dynamic_ncols=True,
-        mininterval=5.0,
-        disable=not this.main,
-    )
-    try:
-        with _Stop().caught() as stop:
-            _steps(this, start, bar, stop, tracker)
-    finally:
-        bar.close()
-        if tracker is not None:
-            tracker.close()
+    with ExitStack() as stack:
+        if this.main:
+            stack.enter_context(locked(options.checkpoint))
+        start = this.resume()
+        if start >= options.steps:
+            if this.main:
+                print(f"all {options.steps} steps are done; {options.checkpoint} is after {start}.", flush=True)
+            return
+        tracker = None
+        if this.main:
+            folder = options.events or options.checkpoint.parent / "events"
+            tracker = open_tracker(options.tracker, folder, start, this.description)
+            if tracker is not None:
+                stack.callback(tracker.close)
+        progress = tqdm(
+            range(start, options.steps),
+            initial=start,
+            total=options.steps,
+            dynamic_ncols=True,
+            mininterval=5.0,
+            disable=not this.main,
+        )
+        stack.callback(progress.close)
+        stop = stack.enter_context(Stop().caught())
+        _steps(this, progress, stop, tracker)
 
 
-def _steps(this: _Run, start: int, bar: tqdm, stop: _Stop, tracker: Tracker | None) -> None:
+def _steps(this: _Run, bar: tqdm, stop: Stop, tracker: Tracker | None) -> None:
     """The loop itself."""
     options, smooth, rate = this.options, Smooth(), Rate()
-    index = start
+    index = bar.initial
     try:
         for index in bar:
             values = dict(this.task.step(index, step_generator(options.seed, index)))
@@ -262,25 +259,36 @@ def _steps(this: _Run, start: int, bar: tqdm, stop: _Stop, tracker: Tracker | No
             smooth.update(values)
             made = index + 1
             if index % options.log_every == 0 or made == options.steps:
-                shown = {k: v for k, v in smooth.values.items() if k != "samples/s"} | {
-                    "samples/s": values["samples/s"]
-                }
-                bar.set_postfix({k.removeprefix("loss/"): f"{v:.4g}" for k, v in shown.items()}, refresh=False)
-                if tracker is not None:
-                    tracker.numbers(made, shown)
+                _show(bar, tracker, made, smooth.values | {"samples/s": values["samples/s"]})
             stopping, saving = _agree(this.processes, stop.asked, this.due(made))
             if saving or stopping:
                 this.save(made)
             if stopping:
                 bar.write(f"stopped after step {index} and saved; the same command resumes from {options.checkpoint}")
                 raise KeyboardInterrupt
-            for hook in options.hooks:
-                if hook.every and (made % hook.every == 0 or made == options.steps):
-                    hook.call(made, tracker)
+            _call_hooks(options.hooks, made, options.steps, tracker, bar, rate)
     except KeyboardInterrupt:
         if not stop.asked:
             # Raised inside a step, which may have changed some parameters only: the file holds the state before it.
             bar.write(f"interrupted at step {index}; the same command resumes from {options.checkpoint}")
         raise
-    if start < options.steps:  # a finished run keeps its file
-        this.save(options.steps)
+    this.save(options.steps)
+
+
+def _show(bar: tqdm, tracker: Tracker | None, made: int, values: Mapping[str, float]) -> None:
+    bar.set_postfix({k.removeprefix("loss/"): f"{v:.4g}" for k, v in values.items()}, refresh=False)
+    if tracker is not None:
+        tracker.numbers(made, values)
+
+
+def _call_hooks(hooks: Sequence[Hook], made: int, steps: int, tracker: Tracker | None, bar: tqdm, rate: Rate) -> None:
+    """What is due after a step; its time counts neither as training nor in the time that is left."""
+    began = time.monotonic()
+    for hook in hooks:
+        if hook.every and (made % hook.every == 0 or made == steps):
+            hook.call(made, tracker)
+    spent = time.monotonic() - began
+    rate.leave_out(spent)
+    if not bar.disable:
+        bar.start_t += spent
+        bar.last_print_t += spent

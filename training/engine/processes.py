@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,15 +16,12 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
 
-def open_accelerator(
-    precision: str = "no", accumulation: int = 1, *, unused_parameters: bool = False, cpu: bool = False
-) -> Accelerator:
+def open_accelerator(precision: str = "no", accumulation: int = 1, *, cpu: bool = False) -> Accelerator:
     """The accelerator of this process; ``accelerate launch`` decides how many there are and how they are joined.
 
     Args:
         precision: "no", "bf16" or "fp16".
-        accumulation: parts that a step's batch is computed in, one after the other.
-        unused_parameters: whether a step may leave parameters without gradient (encoders of conditions).
+        accumulation: micro-batches of a step, one after the other.
         cpu: stay on the CPU where there is a GPU.
 
     Raises:
@@ -36,7 +36,7 @@ def open_accelerator(
     GradientState._reset_state()
     # Gradients of 1 x 1 convolutions count their strides in another way; their numbers lie the same.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulation, cpu=cpu, kwargs_handlers=[ddp]
     )
@@ -108,19 +108,73 @@ def average_gradients(accelerator: Accelerator | None, parameters: Iterable[nn.P
         gradient.copy_(mean.view_as(gradient))
 
 
-def by_one_process(make: Callable[[], object]) -> None:
+def by_one_process(make: Callable[[], object], look_every: float = 0.2) -> None:
     """Let the first of a run's processes make files, while the others wait; alone, just make them.
 
-    The folder must be one that all of them see. Waiting ends after the process group's timeout: encode large data
-    before the run (``python -m training.data.cache``).
+    The folder must be one that all of them see. The others ask the run's store how far it is and take no part in a
+    collective call, so that waiting ends with the first process and not with the group's timeout.
+
+    Args:
+        make: what the first process does.
+        look_every: seconds between two looks of a process that waits.
+
+    Raises:
+        Exception: what ``make`` raised, in the first process.
+        RuntimeError: in the others, with the first one's message; or the first one is gone.
     """
     distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         make()
         return
+    number = next(_turns)
+    store = distributed.PrefixStore("videolcm", distributed.distributed_c10d._get_default_store())
+    answer, alive = f"made{number}", f"alive{number}"
     if distributed.get_rank() == 0:
-        make()
+        _make_and_tell(make, store, answer, alive)
+    else:
+        _wait_for_first(store, answer, alive, look_every)
     distributed.barrier()
+
+
+_turns = itertools.count()
+_BEAT, _SILENCE = 2.0, 60.0  # seconds: how often the first process says that it lives, how long it may be silent
+
+
+def _make_and_tell(make: Callable[[], object], store: Any, answer: str, alive: str) -> None:
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_BEAT):
+            store.add(alive, 1)
+
+    store.add(alive, 1)
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    said = "ok"
+    try:
+        make()
+    except BaseException as error:
+        said = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        done.set()
+        thread.join()
+        store.set(answer, said)
+
+
+def _wait_for_first(store: Any, answer: str, alive: str, look_every: float) -> None:
+    beats, heard = 0, time.monotonic()
+    while not store.check([answer]):
+        time.sleep(look_every)
+        if (now := store.add(alive, 0)) != beats:
+            beats, heard = now, time.monotonic()
+        elif time.monotonic() - heard > _SILENCE:
+            raise RuntimeError(
+                f"the first process has been silent for {_SILENCE:.0f} seconds while the others waited for its files; "
+                "look at its own message, and start the run again."
+            )
+    if (said := store.get(answer).decode(errors="replace")) != "ok":
+        raise RuntimeError(f"the first process failed while the others waited for its files: {said}")
 
 
 def share(size: int, rank: int, processes: int, accumulation: int) -> list[range]:
@@ -150,14 +204,40 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.full_tensor().cpu() if hasattr(v, "full_tensor") else v for k, v in state.items()}
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state into a network that may be spread over processes."""
+def fill(module: nn.Module, state: Mapping[str, Tensor], name: str = "network") -> None:
+    """Load a state into a network that may be spread over processes.
+
+    Raises:
+        ValueError: the state is of another network; the message names what differs.
+    """
+    check_state(module, state, name)
     if not is_sharded(module):
         module.load_state_dict(state)
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True))
+
+
+def check_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a state of another network.
+
+    Raises:
+        ValueError: keys or shapes differ.
+    """
+    mine = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in state.items()}
+    different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
+    missing, more = [k for k in mine if k not in theirs], [k for k in theirs if k not in mine]
+    if not (different or missing or more):
+        return
+    told = [f"{k} is {theirs[k]}, here {mine[k]}" for k in different[:2]]
+    told += [f"lacks {k}" for k in missing[:2]] + [f"has {k}" for k in more[:2]]
+    raise ValueError(
+        f"the checkpoint's {name} is of another network: {'; '.join(told)} ({len(different)} shapes differ, "
+        f"{len(missing)} missing, {len(more)} unexpected); allowed: one of the same network. Give the teacher and "
+        "options that the run began with, or another --out."
+    )
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

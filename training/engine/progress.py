@@ -66,3 +66,7 @@ class Rate:
             self._marks.pop(0)
         began, before = self._marks[0]
         return (total - before) / max(now - began, 1e-9)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time in which nothing was trained, such as that of a validation."""
+        self._marks = [(when + seconds, total) for when, total in self._marks]

@@ -25,7 +25,7 @@ class Draws:
 
     Attributes:
         noise: Gaussian, of the latents' shape ``[B, C, F, h, w]``, float32.
-        grid: uniform in [0, 1), ``[B]``: which timestep.
+        grid: uniform in [0, 1), float64 ``[B]`` on the CPU: which timestep.
         guidance: uniform in [0, 1), ``[B]``: which guidance, where it is drawn.
         source: uniform in [0, 1), ``[B]``: where the trajectory begins, where that is drawn.
     """
@@ -36,11 +36,12 @@ class Draws:
     source: Tensor
 
     def to(self, device: torch.device | str) -> Draws:
-        """A copy on another device."""
-        return Draws(**{k: v.to(device) for k, v in vars(self).items()})
+        """A copy on another device, in float32; ``grid`` stays, for not every device has float64."""
+        moved = {k: v.float().to(device) for k, v in vars(self).items() if k != "grid"}
+        return Draws(grid=self.grid, **moved)
 
 
-def draw_samples(shape: Sequence[int], samples: range, *, seed: int, step: int) -> Draws:
+def draw_samples(shape: Sequence[int], samples: range, *, seed: int, step: int, phase: int = 0) -> Draws:
     """Draw for the samples of a global batch that this process takes.
 
     Args:
@@ -48,10 +49,11 @@ def draw_samples(shape: Sequence[int], samples: range, *, seed: int, step: int) 
         samples: their numbers in the global batch.
         seed: of the run.
         step: of the run.
+        phase: of the step.
     """
     numbers, noise = [], []
     for sample in samples:
-        generator = torch.Generator().manual_seed(mixed_seed(seed, step, sample))
+        generator = torch.Generator().manual_seed(mixed_seed(seed, step, sample, *([phase] if phase else [])))
         numbers.append(torch.rand(3, generator=generator, dtype=torch.float64))
         noise.append(torch.randn(tuple(shape), generator=generator))
     uniform = torch.stack(numbers)

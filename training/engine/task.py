@@ -1,68 +1,34 @@
-"""Consistency distillation on any number of processes: one task for every recipe."""
+"""Training by any method on any number of processes; it knows no paper and no network class."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..methods import parts
-from ..methods.consistency_distillation import ConsistencyDistillation
-from ..recipes.recipe import Recipe
-from .loop import set_learning_rate
-from .networks import Predictor, TargetNetwork, checkpoint_activations, local, set_temporal, spatial_parameters
+from ..methods.method import Losses, Method, MicroBatch, Networks, Phase, Trained
+from .followers import follow, local
 from .processes import fill, fill_optimizer, optimizer_state, shard, share, whole
 from .progress import bin_means, bin_sums
 from .randomness import Draws, draw_samples, seed_dropout
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .rates import set_learning_rate
 
 
 class Draw(Protocol):
     """Draws random numbers of some samples; see `draw_samples`."""
 
-    def __call__(self, shape: Sequence[int], samples: range, *, seed: int, step: int) -> Draws:
+    def __call__(self, shape: Sequence[int], samples: range, *, seed: int, step: int, phase: int = 0) -> Draws:
         """Draw."""
         ...
 
 
-class TeacherLike(Protocol):
-    """The part of a teacher that distillation needs."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The frozen diffusion model."""
-
-    @property
-    def schedule(self) -> Any:
-        """Its noise schedule."""
-
-    @property
-    def prediction(self) -> str:
-        """What it predicts."""
-
-
-class StudentLike(Protocol):
-    """The part of a student that distillation needs."""
-
-    @property
-    def network(self) -> nn.Module:
-        """What trains."""
-
-    def trainable(self) -> list[nn.Parameter]:
-        """Its parameters that train."""
-
-    def effective_state(self) -> Mapping[str, Tensor]:
-        """Its weights by the names of the teacher's network, adapters merged."""
-
-
 class BatchesLike(Protocol):
-    """The part of the data that distillation needs; see `data.batches`."""
+    """The part of the data that training needs; see `data.batches`."""
 
     def size(self, step: int) -> int:
         """Samples of a step, all processes together."""
@@ -79,231 +45,238 @@ class Scale:
     """How the work is laid out; no number of the result depends on it but by rounding.
 
     Attributes:
-        accumulation: parts that a process computes its batch in.
-        checkpointing: compute activations again in the backward pass.
+        accumulation: micro-batches that a process computes its batch in.
         compile: compile the networks.
         shard: spread parameters, gradients and optimiser over the processes (FSDP).
     """
 
     accumulation: int = 1
-    checkpointing: bool = False
     compile: bool = False
     shard: bool = False
 
 
-def build_method(recipe: Recipe, teacher: TeacherLike, device: torch.device) -> ConsistencyDistillation:
-    """The method that a recipe describes."""
-    schedule = teacher.schedule.to(device, _DTYPES[recipe.solver_precision])
-    return ConsistencyDistillation(
-        schedule,
-        teacher.prediction,
-        recipe.original_steps,
-        recipe.huber_c,
-        recipe.timestep_scaling,
-        guidance=parts.FixedGuidance(recipe.w),
-    )
+@dataclass(kw_only=True)
+class _Running:
+    """A trained module as this process runs it."""
+
+    spec: Trained
+    module: nn.Module
+    optimizer: Any
+    scales: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def inner(self) -> torch.optim.Optimizer:
+        """The optimiser inside accelerate's."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    @property
+    def weights(self) -> nn.Module:
+        """What is kept."""
+        return self.spec.weights or self.spec.module
 
 
-class DistillationTask:
-    """Student, the target network that follows it, and a slow average where the recipe has one.
+class MethodTask:
+    """A method's trained modules with their optimisers, its followers and frozen modules, and a step of all of them.
 
     Args:
         batches: data of every step.
-        teacher: frozen; its network is copied where it must differ from the target's.
-        student: begins as the teacher.
-        recipe: all numbers.
+        method: what is trained, and its numbers.
         accelerator: of this process.
         scale: how the work is laid out.
-        method: what is trained; None is the recipe's consistency distillation.
         draw: noise, timesteps and the like of some samples.
 
     Raises:
-        ValueError: the batch cannot be divided over the processes.
+        ValueError: the batch cannot be divided over the processes, or the data lacks what the method needs.
     """
 
     def __init__(
         self,
         batches: BatchesLike,
-        teacher: TeacherLike,
-        student: StudentLike,
-        recipe: Recipe,
+        method: Method,
         accelerator: Accelerator,
         scale: Scale | None = None,
-        method: ConsistencyDistillation | None = None,
         draw: Draw = draw_samples,
     ) -> None:
-        self.draw = draw
-        self.batches, self.recipe, self.accelerator, self.scale = batches, recipe, accelerator, scale or Scale()
-        self.student = student
-        device = accelerator.device
-        self.method = method or build_method(recipe, teacher, device)
-        # The averages are copied before the student is moved, spread or compiled.
-        self.target = TargetNetwork(teacher.network, recipe.target_ema, dropout=recipe.target_dropout)
-        self.average = TargetNetwork(teacher.network, recipe.average_ema) if recipe.average_ema else None
-        self._prepare_student()
-        self.teacher = Predictor(
-            teacher.network.to(_DTYPES[recipe.teacher_precision]).requires_grad_(False).train(recipe.teacher_dropout)
-        )
-        for predictor in [self.teacher] + [n.predictor for n in (self.target, self.average) if n is not None]:
-            self._place(predictor)
+        self.batches, self.method, self.accelerator, self.draw = batches, method, accelerator, draw
+        self.recipe: Any = method.recipe
+        self.scale = scale or Scale()
+        self.running = {name: self._prepare(spec) for name, spec in method.trained.items()}
+        for module in (*method.frozen.values(), *(f.module for f in method.followers.values())):
+            self._place(module)
         if self.scale.compile:
-            for network in (self.predictor, self.teacher, self.target.predictor):
-                network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
-        negative = recipe.negative_prompt if recipe.uncond == "negative" else ""
-        self.uncond = batches.uncond_context(negative).to(device)
+            for module in self._modules(()).values():
+                module.compile()
+        self.uncond = batches.uncond_context(method.needs.negative_prompt).to(accelerator.device)
         share(batches.size(0), 0, accelerator.num_processes, self.scale.accumulation)
 
-    def _place(self, predictor: Predictor) -> None:
-        """Move a network that follows to the device, spread like the student."""
+    def _place(self, module: nn.Module) -> None:
+        """Move a module that does not train to the device, spread like those that do."""
         if self.scale.shard:
-            # The average takes no part in a step: its precision is that of its weights.
-            shard(self.accelerator, predictor, self.recipe.precision)
+            # A follower that no loss calls takes no part in a step: its precision is that of its weights.
+            shard(self.accelerator, module, self.recipe.precision)
         else:
-            predictor.to(self.accelerator.device)
+            module.to(self.accelerator.device)
 
-    def _prepare_student(self) -> None:
-        r, network = self.recipe, self.student.network
-        if self.scale.checkpointing:
-            checkpoint_activations(network)  # type: ignore[arg-type]
-        network.train(True)
-        positions = _positions(network, spatial_parameters(network))
-        self.predictor: nn.Module = Predictor(network)
+    def _prepare(self, spec: Trained) -> _Running:
+        module, numbers = spec.module, spec.optimizer
         if self.scale.shard:  # replaces the parameters, so that it comes before the optimiser
-            shard(self.accelerator, self.predictor, r.precision)
-        optimizer = torch.optim.AdamW(
-            self.student.trainable(),
-            lr=r.learning_rate,
-            betas=(r.beta1, r.beta2),
-            eps=r.adam_eps,
-            weight_decay=r.weight_decay,
+            shard(self.accelerator, module, self.recipe.precision)
+        optimizer: Any = torch.optim.AdamW(
+            spec.parameters(),
+            lr=spec.rate(0),
+            betas=(numbers.beta1, numbers.beta2),
+            eps=numbers.eps,
+            weight_decay=numbers.weight_decay,
             fused=not self.scale.shard,
         )
-        self.optimizer: Any = optimizer
         if not self.scale.shard:
-            self.predictor, self.optimizer = self.accelerator.prepare(self.predictor, optimizer)
-        parameters = list(network.parameters())
-        self.spatial = [parameters[i] for i in positions]
+            if (ddp := self.accelerator.ddp_handler) is not None:
+                ddp.find_unused_parameters = spec.sometimes_unused
+            module, optimizer = self.accelerator.prepare(module, optimizer)
+        return _Running(spec=spec, module=module, optimizer=optimizer, scales=dict(spec.gradient_scales))
+
+    def _modules(self, trains: Sequence[str]) -> dict[str, nn.Module]:
+        """All modules that a loss may call; those that a phase trains as the processes share them."""
+        trained = {n: r.module if n in trains or not trains else r.spec.module for n, r in self.running.items()}
+        return trained | {n: f.module for n, f in self.method.followers.items()} | dict(self.method.frozen)
+
+    def _networks(self, phase: Phase) -> Networks:
+        def called(module: nn.Module) -> Callable[..., Tensor]:
+            def call(*arguments: Any, **named: Any) -> Tensor:
+                with self.accelerator.autocast():
+                    return module(*arguments, **named)
+
+            return call
+
+        return {name: called(module) for name, module in self._modules(phase.trains).items()}
 
     def description(self) -> dict[str, Any]:
         """The recipe, kept in the checkpoint."""
-        return self.recipe.settings()
+        return self.recipe.settings() | {"method": self.method.name}
+
+    @property
+    def released(self) -> str:
+        """Name in `state` of the weights that a run releases."""
+        return self.method.released
 
     def state(self) -> dict[str, Any]:
-        """Networks and optimiser; every process must call it."""
-        state: dict[str, Any] = {
-            "student": whole(self.student.network.state_dict()),
-            "target": whole(self.target.state_dict()),
-            "optimizer": optimizer_state(self.predictor, _inner(self.optimizer)),
-        }
-        if self.average is not None:
-            state["average"] = whole(self.average.state_dict())
+        """Weights and optimisers by name; every process must call it."""
+        state: dict[str, Any] = {n: whole(r.weights.state_dict()) for n, r in self.running.items()}
+        state |= {n: whole((f.weights or f.module).state_dict()) for n, f in self.method.followers.items()}
+        state |= {key: optimizer_state(r.spec.module, r.inner) for key, r in self._optimizers()}
         scaler = self.accelerator.scaler
         return state | ({"scaler": scaler.state_dict()} if scaler is not None else {})
 
+    def _optimizers(self) -> list[tuple[str, _Running]]:
+        """Optimisers with their names in the state: a method with one module calls it just so."""
+        one = len(self.running) == 1
+        return [("optimizer" if one else f"optimizer.{name}", r) for name, r in self.running.items()]
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what ``state`` gave."""
-        fill(self.student.network, state["student"])
-        fill(self.target.network, state["target"])
-        if self.average is not None:
-            fill(self.average.network, state["average"])
-        fill_optimizer(self.predictor, _inner(self.optimizer), state["optimizer"])
+        """Take back what ``state`` gave.
+
+        Raises:
+            ValueError: it has other parts, or parts of other networks.
+        """
+        optimizers = self._optimizers()
+        wanted = [*self.running, *self.method.followers, *(key for key, _ in optimizers)]
+        if missing := [name for name in wanted if name not in state]:
+            raise ValueError(
+                f"the checkpoint has {', '.join(sorted(state))} and lacks {', '.join(missing)}, which this recipe "
+                "keeps; allowed: a checkpoint of the same method and recipe. Give another --out, or the options it "
+                "began with."
+            )
+        weights = {n: r.weights for n, r in self.running.items()}
+        weights |= {n: f.weights or f.module for n, f in self.method.followers.items()}
+        for name, module in weights.items():
+            fill(module, state[name], name)
+        for key, r in optimizers:
+            fill_optimizer(r.spec.module, r.inner, state[key])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def released_state(self) -> dict[str, Tensor]:
         """The weights that the recipe exports, by the teacher's names; every process must call it."""
-        network = {"average": self.average, "target": self.target}.get(self.recipe.release)
-        return whole(network.state_dict() if network is not None else self.student.effective_state())
+        return whole(self.method.released_state())
 
-    def grid_index(self, draws: Draws, samples: range, size: int) -> Tensor:
-        """Interval of each sample, long ``[B]``."""
-        uniform = draws.grid
-        if self.recipe.grid_draw == "stratified":
-            # One grid point in each of `size` equal parts: every noise level has its share in every step.
-            uniform = (torch.tensor(list(samples), dtype=torch.float64, device=uniform.device) + uniform) / size
-        return self.method.timesteps.index(uniform)
+    def micro_batch(self, step: int, samples: range, phase: int) -> MicroBatch:
+        """Some samples of a step, on the device, with their random numbers.
 
-    def losses(self, step: int, samples: range) -> tuple[Tensor, Tensor]:
-        """Losses ``[B]`` and timesteps ``[B]`` of some samples of a step."""
-        device = self.accelerator.device
-        batch = self.batches.batch(step, samples)
-        x_0, context = batch.latents.to(device), batch.context.to(device)
-        if not self.recipe.image_temporal:
-            for part in (self.student.network, self.teacher.network, self.target.network):
-                set_temporal(part, not batch.images)
-        draws = self.draw(x_0.shape[1:], samples, seed=self.recipe.seed, step=step).to(device)
-        conditions = {k: (i.to(device), p.to(device)) for k, (i, p) in batch.extra.get("conditions", {}).items()}
-        count = len(x_0)
-
-        def network(predictor: nn.Module) -> parts.Network:
-            def predict(x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-                with self.accelerator.autocast():
-                    return predictor(x, t, c, conditions, count)
-
-            return predict
-
-        losses, along = self.method.loss(
-            network(self.predictor),
-            network(self.teacher),
-            network(self.target.predictor),
-            x_0,
-            context,
-            self.uncond,
-            index=self.grid_index(draws, samples, self.batches.size(step)),
-            noise=draws.noise,
-            w=self.method.guidance(draws.guidance),
-            source_uniform=draws.source,
+        Raises:
+            ValueError: the method needs frames and the data has none.
+        """
+        device, batch = self.accelerator.device, self.batches.batch(step, samples)
+        pixels = getattr(batch, "pixels", None)
+        if self.method.needs.pixels and pixels is None:
+            raise ValueError(
+                f"{self.method.name} compares frames, and this data has latents only; allowed: --clips or --shards "
+                "without --cache. Name one."
+            )
+        draws = self.draw(batch.latents.shape[1:], samples, seed=self.recipe.seed, step=step, phase=phase)
+        given = batch.extra.get("conditions", {})
+        return MicroBatch(
+            latents=batch.latents.to(device),
+            text=batch.context.to(device),
+            uncond=self.uncond,
+            conditions={k: (i.to(device), p.to(device)) for k, (i, p) in given.items()},
+            images=batch.images,
+            samples=samples,
+            size=self.batches.size(step),
+            draws=draws.to(device),
+            pixels=None if pixels is None else pixels.to(device),
         )
-        return losses, along["t"]
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
-        """One optimiser step; its numbers are the same on every process."""
-        a, size, rate = self.accelerator, self.batches.size(index), self.recipe.rate(index)
-        set_learning_rate(_inner(self.optimizer), rate)
-        parts_of_mine = share(size, a.process_index, a.num_processes, self.scale.accumulation)
-        sums = torch.zeros(2, 5, device=a.device)
-        for micro, samples in enumerate(parts_of_mine):
-            seed_dropout(self.recipe.seed, index, micro, a.process_index)
-            with a.accumulate(self.predictor):
-                losses, t = self.losses(index, samples)
-                sums += bin_sums(losses, t, self.method.schedule.num_timesteps)
-                a.backward(losses.mean())
+        """One optimiser step of every phase; its numbers are the same on every process."""
+        values: dict[str, float] = {}
+        for number, phase in enumerate(self.method.phases):
+            found = self._phase(index, number, phase)
+            values |= found if not number else {f"{k}/{phase.name}": v for k, v in found.items() if "/" not in k}
+            if not math.isfinite(found["loss"]):
+                return values | {"loss": found["loss"]}
+        for follower in self.method.followers.values():
+            parameters, goal = dict((follower.weights or follower.module).named_parameters()), follower.values()
+            names = [name for name in parameters if name in goal]
+            follow([parameters[n] for n in names], [goal[n] for n in names], follower.decay(index))
+        return values | {"samples": float(self.batches.size(index))}
+
+    def _phase(self, index: int, number: int, phase: Phase) -> dict[str, float]:
+        """One phase of a step; a loss or gradient that is not finite changes nothing and is returned as the loss."""
+        a, size, networks = self.accelerator, self.batches.size(index), self._networks(phase)
+        chosen = {name: self.running[name] for name in phase.trains}
+        for r in chosen.values():
+            set_learning_rate(r.inner, r.spec.rate(index))
+        micro_batches = share(size, a.process_index, a.num_processes, self.scale.accumulation)
+        sums, norms = torch.zeros(2, 5, device=a.device), dict[str, float]()
+        for micro, samples in enumerate(micro_batches):
+            seed_dropout(self.recipe.seed, index, number * len(micro_batches) + micro, a.process_index)
+            with a.accumulate(*(r.module for r in chosen.values())):
+                losses: Losses = self.method.loss(phase.name, networks, self.micro_batch(index, samples, number))
+                sums += bin_sums(losses.values, losses.t)
+                a.backward(losses.values.mean())
                 if a.sync_gradients:
-                    norm = self._finish_gradients()
-                    if math.isfinite(norm) or a.scaler is not None:  # a scaler passes over such steps by itself
-                        self.optimizer.step()
-                    self.optimizer.zero_grad(set_to_none=True)
+                    norms = {name: self._finish_gradients(r) for name, r in chosen.items()}
+                    # A scaler passes over steps that are not finite by itself.
+                    if all(map(math.isfinite, norms.values())) or a.scaler is not None:
+                        for r in chosen.values():
+                            r.optimizer.step()
+                    for r in self.running.values():
+                        r.optimizer.zero_grad(set_to_none=True)
         sums = a.reduce(sums, "sum")
         loss = float(sums[0].sum() / sums[1].sum())
-        if not math.isfinite(norm) and a.scaler is None:
+        if not all(map(math.isfinite, norms.values())) and a.scaler is None:
             return {"loss": loss if not math.isfinite(loss) else math.nan}
-        self._follow(index)
-        return {"loss": loss, **bin_means(sums), "grad_norm": norm, "rate": rate, "samples": float(size)}
+        first = phase.trains[0]
+        named = {"grad_norm" if n == first else f"grad_norm/{n}": norm for n, norm in norms.items()}
+        return {"loss": loss, **bin_means(sums), **named, "rate": chosen[first].spec.rate(index)}
 
-    def _finish_gradients(self) -> float:
-        """Scale, measure and clip the gradients."""
-        r, trained = self.recipe, self.student.trainable()
-        if r.image_key_scale != 1.0:
-            mine = [local(p.grad) for p in self.spatial if p.grad is not None]
-            torch._foreach_mul_(mine, r.image_key_scale)
-        norm = self.accelerator.clip_grad_norm_(trained, r.clip_norm or math.inf)
+    def _finish_gradients(self, running: _Running) -> float:
+        """Scale, measure and clip the gradients of a module."""
+        if running.scales:
+            parameters = dict(running.weights.named_parameters())
+            for factor in set(running.scales.values()):
+                names = [name for name, scale in running.scales.items() if scale == factor]
+                mine = [local(g) for n in names if (g := parameters[n].grad) is not None]
+                torch._foreach_mul_(mine, factor)
+        norm = self.accelerator.clip_grad_norm_(running.spec.parameters(), running.spec.clip_norm or math.inf)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
-    def _follow(self, index: int) -> None:
-        """Let target and average take their step."""
-        effective = self.student.effective_state()
-        self.target.update(effective)
-        if self.average is not None:
-            # A young average is a plain mean; else the first weights would stay in it for long.
-            self.average.decay = min(self.recipe.average_ema, (index + 1) / (index + 10))
-            self.average.update(effective)
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimiser inside accelerate's."""
-    return getattr(optimizer, "optimizer", optimizer)
-
-
-def _positions(network: nn.Module, chosen: list[nn.Parameter]) -> list[int]:
-    wanted = {id(p) for p in chosen}
-    return [i for i, p in enumerate(network.parameters()) if id(p) in wanted]

@@ -1,75 +1,46 @@
-"""What the student makes while it trains: fixed prompts at 1, 2 and 4 steps, beside the teacher's many steps."""
+"""What the student makes while it trains: fixed prompts in few steps, beside the teacher's many steps."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.diffusion.samplers import sample_ddim, sample_lcm
-from videolcm_core.diffusion.schedule import lcm_timesteps
-
-from .files import save_atomically
-from .networks import Conditions, Predictor
-from .task import BatchesLike, DistillationTask, TeacherLike
+from .caches import cached, fingerprint
 from .trackers import Tracker
 
 Decode = Callable[[Tensor], Tensor]
 """Latents ``[N, 4, F, h, w]`` to uint8 ``[N, F, H, W, 3]``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scenes:
-    """What is asked for in every validation.
+class Previewed(Protocol):
+    """The part of a task that previews need; see `task.MethodTask`."""
 
-    Attributes:
-        prompts: N texts, for the labels.
-        context: ``[N, L, D]``.
-        uncond: ``[1, L, D]``.
-        noise: ``[N, 4, F, h, w]``, where every sampler begins.
-        conditions: of the N scenes.
-    """
+    accelerator: Any
+    method: Any
+    scale: Any
 
-    prompts: tuple[str, ...]
-    context: Tensor
-    uncond: Tensor
-    noise: Tensor
-    conditions: Conditions
-
-    @classmethod
-    def of(cls, batches: BatchesLike, uncond: Tensor, prompts: Sequence[str], count: int, seed: int) -> Scenes:
-        """Scenes of given prompts, or of the first clips' captions and conditions without any.
-
-        Raises:
-            ValueError: prompts are given and the data has no text encoder.
-        """
-        count = min(len(prompts) or count, batches.size(0))
-        first = batches.batch(0, range(count))
-        context, conditions = first.context, first.extra.get("conditions", {})
-        shown = tuple(prompts)[:count] or tuple(first.extra.get("captions", [f"clip {i}" for i in range(count)]))
-        if prompts:
-            context = torch.cat([batches.uncond_context(p) for p in shown])
-        noise = torch.randn(first.latents.shape, generator=torch.Generator().manual_seed(seed))
-        return cls(prompts=shown, context=context, uncond=uncond, noise=noise, conditions=conditions)
+    def released_state(self) -> Mapping[str, Tensor]:
+        """The weights that would be exported."""
 
 
 class Validation:
-    """Pictures of a run, in its folder ``samples``; a `loop.Hook` calls it.
+    """Sample sheets of a run, in its folder ``samples``; a `loop.Hook` calls it.
 
     Args:
         task: gives the weights that would be released.
         teacher: for comparison; sampled once, and kept in the folder.
-        scenes: what to make.
-        folder: for the pictures.
+        scenes: what to make, with ``prompts``; see `methods.parts.previews.Scenes`.
+        folder: for the sheets.
         decode: to pixels; None shows three latent channels as colours.
         steps: numbers of student steps.
-        teacher_steps: of DDIM.
-        fps: of the moving picture.
+        teacher_steps: of the teacher's sampler.
+        fps: of the moving image.
 
     Raises:
         ValueError: parameters are spread over processes.
@@ -77,9 +48,9 @@ class Validation:
 
     def __init__(
         self,
-        task: DistillationTask,
-        teacher: TeacherLike,
-        scenes: Scenes,
+        task: Previewed,
+        teacher: Any,
+        scenes: Any,
         folder: Path,
         decode: Decode | None,
         *,
@@ -93,23 +64,31 @@ class Validation:
                 "--validate-every out and look at the checkpoints with training.evaluate."
             )
         self.task, self.teacher, self.scenes, self.folder = task, teacher, scenes, folder
-        self.decode, self.steps, self.teacher_steps, self.fps = (
-            decode or latent_colors,
-            tuple(steps),
-            teacher_steps,
-            fps,
-        )
+        self.decode, self.steps, self.teacher_steps, self.fps = decode, tuple(steps), teacher_steps, fps
         self.network: nn.Module | None = None
+        # Of the teacher as it is before the run: nothing that happens to the live network changes it.
+        self.inputs = {
+            "format": 2,
+            "teacher": fingerprint(teacher.network),
+            "prediction": teacher.prediction,
+            "schedule": teacher.schedule.alphas_cumprod,
+            "prompts": list(scenes.prompts),
+            "text": scenes.text,
+            "uncond": scenes.uncond,
+            "noise": scenes.noise,
+            "conditions": {name: list(pair) for name, pair in scenes.conditions.items()},
+            "recipe": {k: str(v) for k, v in task.method.recipe.settings().items() if k in ("w", "negative_prompt")},
+            "steps": teacher_steps,
+        }
 
     def __call__(self, made: int, tracker: Tracker | None) -> None:
-        """Make and write the pictures after ``made`` steps; every process must call it, the first one draws."""
+        """Make and write the sheet after ``made`` steps; every process must call it, the first one draws."""
         state = self.task.released_state()
         if not self.task.accelerator.is_main_process:
             return
-        random = torch.get_rng_state()
-        columns = {f"teacher {self.teacher_steps}": self.teacher_clips()}
-        columns |= {f"{n} step{'s' if n > 1 else ''}": self.student_clips(state, n) for n in self.steps}
-        torch.set_rng_state(random)
+        with torch.random.fork_rng(devices=[]):
+            columns = {f"teacher {self.teacher_steps}": self.teacher_clips()}
+            columns |= {f"{n} step{'s' if n > 1 else ''}": self.student_clips(state, n) for n in self.steps}
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(columns, self.scenes.prompts)
         save_picture(sheet, self.folder / f"step_{made:06d}.png")
@@ -120,62 +99,28 @@ class Validation:
     @torch.no_grad()
     def student_clips(self, state: Mapping[str, Tensor], steps: int) -> Tensor:
         """Clips of the student, uint8 ``[N, F, H, W, 3]``."""
-        task, recipe = self.task, self.task.recipe
-        device = task.accelerator.device
+        device = self.task.accelerator.device
         if self.network is None:
-            # In the teacher's precision: a picture needs no more, and it is one copy of the network beside the others.
+            # In the teacher's precision: a preview needs no more, and it is one copy of the network beside the others.
             self.network = copy.deepcopy(self.teacher.network).train(False)
         self.network.load_state_dict({k: v.to(device) for k, v in state.items()})
         self.network.to(device)
-        schedule = self.teacher.schedule.to(device, torch.float32)
-        generator = torch.Generator().manual_seed(recipe.seed + steps)
-        latents = sample_lcm(
-            self._model(self.network, self.scenes.context),
-            self.scenes.noise.to(device),
-            lcm_timesteps(steps, recipe.original_steps, num_timesteps=schedule.num_timesteps),
-            schedule,
-            self.teacher.prediction,
-            timestep_scaling=recipe.timestep_scaling,
-            step_noise=lambda x, _: torch.randn(x.shape, generator=generator).to(x),
-        )
-        return self.decode(latents)
+        with self.task.accelerator.autocast():
+            latents = self.task.method.sample(self.network, self.scenes, steps, device)
+        return (self.decode or latent_colors)(latents)
 
     @torch.no_grad()
     def teacher_clips(self) -> Tensor:
         """Clips of the teacher, sampled in the first validation."""
-        path = self.folder / "teacher.pt"
-        if path.exists():
-            kept = torch.load(path, weights_only=True)
-            if kept["prompts"] == list(self.scenes.prompts) and kept["w"] == self.task.recipe.w:
-                return kept["clips"]
-        device, recipe = self.task.accelerator.device, self.task.recipe
-        network = self.teacher.network
-        mode = network.training
-        network.train(False)
-        latents = sample_ddim(
-            self._model(network, self.scenes.context),
-            self.scenes.noise.to(device),
-            self.teacher_steps,
-            self.teacher.schedule.to(device, torch.float32),
-            self.teacher.prediction,
-            1.0 + recipe.w,
-            self._model(network, self.scenes.uncond.expand_as(self.scenes.context)),
-        )
-        network.train(mode)
-        clips = self.decode(latents)
-        save_atomically({"prompts": list(self.scenes.prompts), "w": recipe.w, "clips": clips}, path)
-        return clips
+        device = self.task.accelerator.device
 
-    def _model(self, network: nn.Module, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        device, predictor = self.task.accelerator.device, Predictor(network)
-        context = context.to(device)
-        conditions = {k: (i.to(device), p.to(device)) for k, (i, p) in self.scenes.conditions.items()}
-
-        def model(x: Tensor, t: Tensor) -> Tensor:
+        def make() -> dict[str, Any]:
             with self.task.accelerator.autocast():
-                return predictor(x, t, context, conditions)
+                latents = self.task.method.sample_teacher(self.scenes, self.teacher_steps, device)
+            return {"latents": latents.cpu()}
 
-        return model
+        latents = cached(self.folder, "teacher", self.inputs, make, alone=True)["latents"]
+        return (self.decode or latent_colors)(latents.to(device))
 
 
 def latent_colors(latents: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,7 @@ from ..metrics.inception import load_inception, picture_features
 from ..metrics.lpips import load_lpips, lpips
 from ..metrics.raft import load_raft
 from ..metrics.temporal import flicker, warping_error
-from ..mini import world
-from ..mini.recognizer import load_recognizer, recognised
-from ..mini.retrieval import caption_ranks, load_retriever
+from .prompts import Prompt
 
 FRAMES_FOR_FID = 4
 
@@ -34,7 +34,7 @@ class Chunk:
     """
 
     videos: Tensor
-    prompts: list[world.Combination]
+    prompts: list[Prompt]
     partners: Tensor | None
 
 
@@ -50,6 +50,10 @@ class Measure:
         pairs: whether it looks at the partners.
         on_device: whether its network goes where the sampled ones are.
         settings: what else its numbers depend on, for the cache.
+        columns: from the rows to a number a clip for each of its columns; None is one column with its own name.
+        titles: of its columns and how their numbers are written, for tables.
+        default: where its network's file is looked for.
+        origin: what puts it there.
     """
 
     title: str
@@ -59,15 +63,15 @@ class Measure:
     pairs: bool = False
     on_device: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: Callable[[Tensor], dict[str, Tensor]] | None = None
+    titles: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    default: Path | None = None
+    origin: str = ""
 
 
 def picked_frames(videos: Tensor, count: int) -> Tensor:
     """``count`` frames of each clip, evenly spread: ``[n, count, H, W, 3]``."""
     return videos[:, torch.linspace(0, videos.shape[1] - 1, count + 2).round().long()[1:-1]]
-
-
-def _agreement(model: Any, chunk: Chunk) -> Tensor:
-    return recognised(model, chunk.videos, chunk.prompts).float()
 
 
 def _inception(model: Any, chunk: Chunk) -> Tensor:
@@ -93,21 +97,30 @@ def _fvd_bfloat16(model: Any, chunk: Chunk) -> Tensor:
     return clip_features(model, chunk.videos, progress=None, dtype=torch.bfloat16)
 
 
-def _retrieval(model: Any, chunk: Chunk) -> Tensor:
-    return caption_ranks(model, chunk.videos, chunk.prompts)
-
-
 def _clipsim(model: Any, chunk: Chunk) -> Tensor:
-    return similarity(model, chunk.videos, [p.caption for p in chunk.prompts])
+    return similarity(model, chunk.videos, [p.text for p in chunk.prompts])
 
 
+_I3D = (Path("runs/i3d/i3d-kinetics-400.ckpt"), "scripts/fetch_i3d.sh")
+_METRICS, _FETCH = Path("runs/metrics"), "scripts/fetch_metrics.sh"
 MEASURES: dict[str, Measure] = {
-    "fvd": Measure(title="Frechet video distance", weights="i3d", load=load_any_i3d, rows=_fvd, on_device=True),
-    "fvd-bfloat16": Measure(
-        title="the same, I3D in bfloat16 autocast", weights="i3d", load=load_any_i3d, rows=_fvd_bfloat16, on_device=True
+    "fvd": Measure(
+        title="Frechet video distance",
+        weights="i3d",
+        load=load_any_i3d,
+        rows=_fvd,
+        on_device=True,
+        default=_I3D[0],
+        origin=_I3D[1],
     ),
-    "agreement": Measure(
-        title="share recognised as asked", weights="recognizer", load=load_recognizer, rows=_agreement
+    "fvd-bfloat16": Measure(
+        title="the same, I3D in bfloat16 autocast",
+        weights="i3d",
+        load=load_any_i3d,
+        rows=_fvd_bfloat16,
+        on_device=True,
+        default=_I3D[0],
+        origin=_I3D[1],
     ),
     "fid": Measure(
         title="Frechet inception distance of frames",
@@ -116,19 +129,63 @@ MEASURES: dict[str, Measure] = {
         on_device=True,
         rows=_inception,
         settings={"frames": FRAMES_FOR_FID},
+        default=_METRICS / "default_1.pt",
+        origin="scripts/fetch_inception.sh",
     ),
     "diversity": Measure(
-        title="LPIPS between seeds of one prompt", weights="lpips", load=load_lpips, rows=_diversity, pairs=True
+        title="LPIPS between seeds of one prompt",
+        weights="lpips",
+        load=load_lpips,
+        rows=_diversity,
+        pairs=True,
+        titles={"diversity": ("LPIPS between seeds", "{:.3f}")},
+        default=_METRICS / "lpips_alex_v0.1.pt",
+        origin=_FETCH,
     ),
-    "flicker": Measure(title="change from frame to frame", rows=lambda model, chunk: flicker(chunk.videos)),
+    "flicker": Measure(
+        title="change from frame to frame",
+        rows=lambda model, chunk: flicker(chunk.videos),
+        titles={"flicker": ("flicker (of 255)", "{:.2f}")},
+    ),
     "warping": Measure(
         title="RAFT warping error",
         weights="raft",
         load=load_raft,
         rows=lambda model, chunk: warping_error(model, chunk.videos),
+        titles={"warping": ("warping error", "{:.4f}")},
+        default=_METRICS / "raft-things.pth",
+        origin=_FETCH,
     ),
-    "retrieval": Measure(
-        title="text-video retrieval trained on the corpus", weights="retriever", load=load_retriever, rows=_retrieval
+    "clipsim": Measure(
+        title="CLIPSIM with your CLIP",
+        weights="clip",
+        load=load_clip,
+        rows=_clipsim,
+        titles={"clipsim": ("CLIPSIM", "{:.2f}")},
+        default=Path("runs/clip"),
+        origin="your own copy of openai/clip-vit-base-patch16",
     ),
-    "clipsim": Measure(title="CLIPSIM with your CLIP", weights="clip", load=load_clip, rows=_clipsim),
 }
+"""The measures of any video; a corpus may bring further ones, see `with_judges`."""
+
+
+def with_judges(package: str) -> dict[str, Measure]:
+    """All measures, with those that only a world's own judges can make: ``MEASURES`` of ``training.<package>.judges``.
+
+    Args:
+        package: as the corpus names it; empty adds none.
+
+    Raises:
+        ValueError: there is no such package here.
+    """
+    if not package:
+        return MEASURES
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", package):
+        raise ValueError(f"the corpus names the judges {package!r}; allowed: a package of training/, such as mini.")
+    try:
+        module = importlib.import_module(f"training.{package}.judges")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the corpus names the judges {package!r}, and training/{package}/judges.py is not there."
+        ) from error
+    return MEASURES | module.MEASURES

@@ -1,88 +1,130 @@
-"""Networks by file: what a cell samples with, whichever command of this package wrote it."""
+"""Networks by file: what a cell samples with, whichever command or author wrote it, at its own settings."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from videolcm_core.families.vgen.detection import detect_unet_config
-from videolcm_core.networks.text_encoder import TextEncoder
-from videolcm_core.networks.vgen.unet3d import UNet3D
+from ..data.encoders import Encoders
+from ..engine.caches import file_digest
+from ..engine.files import load_checkpoint, released_weights
+from ..teachers import Teacher, load_teacher
+from ..teachers.running import is_running_checkpoint
 
-from ..mini import family as mini
-
-
-def file_hash(path: Path) -> str:
-    """First digits of the SHA-256 of a file's content: its identity in caches and tables."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+file_hash = file_digest
+"""First digits of the SHA-256 of a file's content: its identity in caches and tables."""
 
 
-def load_model(path: Path, parts: Sequence[Path] = (), device: torch.device | str = "cpu") -> mini.AllInOne:
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """A network with its encoders and everything that its samplers have to know, from its file.
+
+    Attributes:
+        teacher: the network and its metadata, student or teacher.
+        encoders: autoencoder and text encoder.
+    """
+
+    teacher: Teacher
+    encoders: Encoders
+
+    @property
+    def unet(self) -> nn.Module:
+        """The diffusion network."""
+        return self.teacher.network
+
+    @property
+    def autoencoder(self) -> nn.Module:
+        """With ``encode`` and ``decode`` of frames in [0, 1]."""
+        return self.encoders.autoencoder
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings ``[N, L, D]`` on the network's device."""
+        tokens = self.encoders.tokens(list(prompts)).to(self.encoders.device)
+        return self.encoders.text_encoder(tokens)
+
+    @property
+    def original_steps(self) -> int:
+        """Length of the grid that a student was distilled on."""
+        return int(float(self.teacher.metadata.get("original_steps", 50)))
+
+    @property
+    def timestep_scaling(self) -> float:
+        """Of a student's boundary condition."""
+        return float(self.teacher.metadata.get("timestep_scaling", 10.0))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width of the latents."""
+        number = self.teacher.number
+        return 4, int(number("frames")), int(number("height")) // 8, int(number("width")) // 8
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of its clips."""
+        return self.teacher.number("fps")
+
+
+def load_model(
+    path: Path,
+    parts: Sequence[Path] = (),
+    device: torch.device | str = "cpu",
+    encoders: tuple[Path, Path] | None = None,
+) -> Sampled:
     """A network with text encoder and autoencoder, ready for sampling.
 
     Args:
-        path: an all-in-one ``.safetensors`` file, or the running checkpoint (``.pt``) of a training command.
-        parts: files of either kind that give what a checkpoint has not; text encoder and autoencoder come from the
-            first that has one. A student's text encoder is its teacher's.
+        path: any file or folder that `load_teacher` reads, or a running checkpoint (``.pt``) of a training command.
+        parts: files that give what the first has not; text encoder, autoencoder and settings come from the first that
+            has them. A student's are its teacher's.
         device: where to put it.
+        encoders: Stable Diffusion's autoencoder and text encoder, for networks that came without.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is of another kind, or a part is nowhere.
     """
-    found: dict[str, nn.Module] = {}
     for file in (path, *parts):
-        if set(found) >= {"unet", "text", "autoencoder"}:
-            break
         if not file.exists():
-            raise FileNotFoundError(
-                f"{file} does not exist; give an all-in-one .safetensors file or a checkpoint (.pt)."
-            )
-        read = _all_in_one(file) if file.suffix == ".safetensors" else _checkpoint(file, found.get("text") is None)
-        found = read | found
-    if missing := {"text", "autoencoder"} - set(found):
-        raise ValueError(
-            f"{path} has no {' and no '.join(sorted(missing))}; name files that have with --parts: a student's teacher "
-            "(its text encoder), an all-in-one file (its autoencoder)."
+            raise FileNotFoundError(f"{file} does not exist; give a checkpoint of a network (.safetensors, .pt, ...).")
+    teacher = load_teacher(path, student=True)
+    if encoders is None and (teacher.text is None or teacher.autoencoder is None):
+        teacher = _completed(teacher, path, parts)
+    network = teacher.network.to(device)
+    found = Encoders.of_teacher(teacher, device) if encoders is None else Encoders.stable_diffusion(*encoders, device)
+    return Sampled(teacher=replace(teacher, network=network), encoders=found)
+
+
+def _completed(teacher: Teacher, path: Path, parts: Sequence[Path]) -> Teacher:
+    """A network with encoders and, where it is a running checkpoint, settings of the first part that has them."""
+    metadata = dict(teacher.metadata)
+    running = is_running_checkpoint(path)
+    for file in parts:
+        if teacher.text is not None and teacher.autoencoder is not None:
+            break
+        other = load_teacher(file, student=True)
+        if running:  # a checkpoint of a run says what it is; what its clips are like is said by its teacher's file
+            metadata = {**other.metadata, **{k: metadata[k] for k in ("file", "sampling")}, **run_settings(path)}
+            teacher = replace(teacher, schedule=other.schedule, prediction=other.prediction)
+            running = False
+        teacher = replace(
+            teacher, text=teacher.text or other.text, autoencoder=teacher.autoencoder or other.autoencoder
         )
-    for module in found.values():
-        module.train(False).requires_grad_(False).to(device)
-    return mini.AllInOne(**found)  # type: ignore[arg-type]
-
-
-def _all_in_one(path: Path) -> dict[str, nn.Module]:
-    with safe_open(path, "pt") as file:
-        prefixes = {key.split(".")[0] for key in file.keys()}
-    if missing := {"model", "first_stage_model", "cond_stage_model"} - prefixes:
+    missing = [n for n, part in (("text encoder", teacher.text), ("autoencoder", teacher.autoencoder)) if part is None]
+    if missing:
         raise ValueError(
-            f"{path} has no {', '.join(sorted(missing))}; needed: a file of the videolcm-mini family with network, "
-            "text encoder and autoencoder. Export it with its teacher's parts."
+            f"{path} has no {' and no '.join(missing)}; name files that have with --parts: a student's teacher (its "
+            "text encoder), an all-in-one file (its autoencoder), or Stable Diffusion's with --vae and --text-encoder."
         )
-    return dict(vars(mini.load_all_in_one(path)))
+    return replace(teacher, metadata=metadata)
 
 
-def _checkpoint(path: Path, with_text: bool) -> dict[str, nn.Module]:
-    """What a running checkpoint has: the averaged network (the student's own where no average is kept), maybe text."""
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    task = stored.get("task", stored)
-    state = task.get("average", task.get("student"))
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} is no checkpoint of a training command here: it has no averaged network.")
-    unet = {k.removeprefix("unet."): v.float() for k, v in state.items() if not k.startswith("text.")}
-    network = UNet3D(detect_unet_config(unet, {"videolcm.head_dim": str(mini.UNET.head_dim)}, path.name))
-    network.load_state_dict(unet)
-    text = {k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
-    if not text or not with_text:
-        return {"unet": network}
-    encoder = TextEncoder(text["vocabulary"], mini.TEXT)
-    encoder.load_state_dict(text)
-    return {"unet": network, "text": encoder}
+def run_settings(path: Path) -> dict[str, str]:
+    """What a running checkpoint's recipe says of sampling."""
+    saved = load_checkpoint(path)
+    released_weights(saved, path)
+    recipe = saved.get("description", {})
+    return {n: str(recipe[n]) for n in ("original_steps", "timestep_scaling") if n in recipe}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..metrics.control import mean_interval
 from ..metrics.frechet import FrechetReference
-from ..mini.recognizer import ATTRIBUTES
+from .measures import Measure
 from .sources import Source
 from .workers import Workers
 
@@ -64,15 +64,12 @@ def frechet_values(
     return found
 
 
-def mean_values(rows: Tensor, name: str) -> dict[str, Value]:
+def mean_values(rows: Tensor, name: str, measure: Measure) -> dict[str, Value]:
     """Means over clips of a measure that has a number for each."""
-    if name == "agreement":
-        return {k: list(mean_interval(rows[:, i])) for i, k in enumerate((*ATTRIBUTES, "all"))}
-    if name == "retrieval":
-        return {f"R@{k}": list(mean_interval((rows < k).float())) for k in (1, 5)}
-    if bool(rows.isnan().all()):
+    if bool(rows.isnan().all()) and rows.is_floating_point():
         return {}
-    return {name: list(mean_interval(rows))}
+    columns = {name: rows} if measure.columns is None else measure.columns(rows)
+    return {key: list(mean_interval(values)) for key, values in columns.items()}
 
 
 def measure_row(
@@ -90,7 +87,11 @@ def measure_row(
     samples: dict[str, Tensor] = {}
     for name in names:
         rows = workers.rows(source, name)
-        values |= frechet_values(rows, name, references, samples) if name in FRECHET else mean_values(rows, name)
+        values |= (
+            frechet_values(rows, name, references, samples)
+            if name in FRECHET
+            else mean_values(rows, name, workers.measures[name])
+        )
     about: dict[str, Any] = {"clips": source.clips, "weights": source.hashes[0] if source.hashes else None}
     about["cache"] = source.folder(workers.setup.out).name
     if source.row:

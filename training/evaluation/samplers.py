@@ -17,8 +17,27 @@ from videolcm_core.diffusion.solvers import ddim_step
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x [B, C, F, h, w], t [B]) -> prediction``, guidance included."""
-Sampler = Callable[[Network, Tensor, int, Schedule, str, StepNoise], Tensor]
-"""``sampler(network, noise, steps, schedule, prediction, step_noise) -> latents``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a checkpoint says about its sampling.
+
+    Attributes:
+        schedule: of its noise.
+        prediction: of the network.
+        original_steps: length of the grid that a student was distilled on.
+        timestep_scaling: of a student's boundary condition.
+    """
+
+    schedule: Schedule
+    prediction: str
+    original_steps: int = 50
+    timestep_scaling: float = 10.0
+
+
+Sampler = Callable[[Network, Tensor, int, Settings, StepNoise], Tensor]
+"""``sampler(network, noise, steps, settings, step_noise) -> latents``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +64,7 @@ def ddim(
     network: Network,
     noise: Tensor,
     steps: int,
-    schedule: Schedule,
-    prediction: str,
+    settings: Settings,
     step_noise: StepNoise,
     grid: Callable[[int], Tensor] = ddim_timesteps,
 ) -> Tensor:
@@ -58,11 +76,11 @@ def ddim(
         network: guided.
         noise: ``[B, C, F, h, w]``.
         steps: how many.
-        schedule: of the network.
-        prediction: of the network.
+        settings: of the network.
         step_noise: not used.
         grid: from the number of steps to decreasing timesteps.
     """
+    schedule, prediction = settings.schedule, settings.prediction
     timesteps = grid(steps).to(noise.device)
     arrivals = torch.cat([timesteps[1:], timesteps.new_zeros(1)])
     x = noise
@@ -74,18 +92,16 @@ def ddim(
     return x
 
 
-def dpm_solver(
-    network: Network, noise: Tensor, steps: int, schedule: Schedule, prediction: str, step_noise: StepNoise
-) -> Tensor:
+def dpm_solver(network: Network, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
     """DPM-Solver++ (2M) of diffusers on the trailing grid, which starts at pure noise; arguments as `ddim`."""
     from diffusers import DPMSolverMultistepScheduler
 
     names = {"v": "v_prediction", "eps": "epsilon", "x_0": "sample"}
-    table = schedule.alphas_cumprod.double().cpu()
+    table = settings.schedule.alphas_cumprod.cpu().double()
     betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])
     solver: Any = DPMSolverMultistepScheduler(
         trained_betas=betas.clamp(max=1 - 1e-9).numpy(),
-        prediction_type=names[prediction],
+        prediction_type=names[settings.prediction],
         algorithm_type="dpmsolver++",
         solver_order=2,
         timestep_spacing="trailing",
@@ -99,11 +115,18 @@ def dpm_solver(
     return x
 
 
-def lcm(
-    network: Network, noise: Tensor, steps: int, schedule: Schedule, prediction: str, step_noise: StepNoise
-) -> Tensor:
+def lcm(network: Network, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
     """Multistep consistency sampling; arguments as `ddim`, ``step_noise`` is used."""
-    return sample_lcm(network, noise, lcm_timesteps(steps), schedule, prediction, step_noise=step_noise)
+    timesteps = lcm_timesteps(steps, settings.original_steps, num_timesteps=settings.schedule.num_timesteps)
+    return sample_lcm(
+        network,
+        noise,
+        timesteps,
+        settings.schedule,
+        settings.prediction,
+        timestep_scaling=settings.timestep_scaling,
+        step_noise=step_noise,
+    )
 
 
 SAMPLERS: dict[str, SamplerChoice] = {

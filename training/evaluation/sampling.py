@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..data.tokens import tokenize
-from ..mini import family as mini
-from ..mini import world
-from .samplers import SAMPLERS
+from .models import Sampled
+from .prompts import Prompt
+from .samplers import SAMPLERS, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +74,9 @@ def parse_cells(text: str) -> list[Row]:
     return [Row(model=model, sampler=sampler, steps=int(n), cfg=scale) for n in steps.split(",")]
 
 
-def held_out_prompts(count: int) -> list[world.Combination]:
-    """``count`` held-out combinations, each equally often; the i-th is the same for every count."""
-    unseen = world.held_out()
-    return [unseen[i % len(unseen)] for i in range(count)]
-
-
-def noise_of(indices: range) -> tuple[Tensor, list[torch.Generator]]:
+def noise_of(indices: range, shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:
     """Initial noise ``[B, 4, F, h, w]`` of clips and the generators of their step noise; clip i is seeded with i."""
     generators = [torch.Generator().manual_seed(i) for i in indices]
-    shape = (4, world.FRAMES, world.SIZE // 8, world.SIZE // 8)
     return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
 
 
@@ -106,9 +98,9 @@ class Stopwatch:
 
 @torch.no_grad()
 def sample_videos(
-    model: mini.AllInOne,
+    model: Sampled,
     row: Row,
-    prompts: list[world.Combination],
+    prompts: Sequence[Prompt],
     indices: range,
     encode: Callable[[Tensor], Tensor | None] | None = None,
     watch: Stopwatch | None = None,
@@ -116,7 +108,7 @@ def sample_videos(
     """One batch of a row's videos; clip i starts from the noise of seed i.
 
     Args:
-        model: student or teacher; noise is drawn on the CPU wherever it is.
+        model: student or teacher, sampled at its own size and settings; noise is drawn on the CPU wherever it is.
         row: which, with which sampler, how many steps and which guidance.
         prompts: of these clips.
         indices: their numbers, which are their seeds.
@@ -128,10 +120,10 @@ def sample_videos(
     """
     watch = watch or Stopwatch()
     device = next(model.unet.parameters()).device
-    texts = [p.caption for p in prompts]
-    context = watch.timed("text", lambda: model.text(tokenize(texts).to(device)), device)
-    uncond = model.text(tokenize([""]).to(device)).expand_as(context) if row.cfg != 1.0 else None
-    noise, generators = noise_of(indices)
+    texts = [p.text for p in prompts]
+    context = watch.timed("text", lambda: model.text(texts), device)
+    uncond = model.text([""]).expand_as(context) if row.cfg != 1.0 else None
+    noise, generators = noise_of(indices, model.latent_shape)
     noise = noise.to(device)
     concat = None if encode is None else encode(noise)
 
@@ -150,15 +142,19 @@ def sample_videos(
     def step_noise(x: Tensor, index: int) -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
 
-    run = SAMPLERS[row.sampler].run
-    sampled = watch.timed(
-        "network", lambda: run(network, noise, row.steps, mini.schedule(), mini.PREDICTION, step_noise), device
+    settings = Settings(
+        schedule=model.teacher.schedule.to("cpu", torch.float32).to(device),
+        prediction=model.teacher.prediction,
+        original_steps=model.original_steps,
+        timestep_scaling=model.timestep_scaling,
     )
+    run = SAMPLERS[row.sampler].run
+    sampled = watch.timed("network", lambda: run(network, noise, row.steps, settings, step_noise), device)
     return watch.timed("decode", lambda: decode(model, sampled.float()), device)
 
 
 @torch.no_grad()
-def decode(model: mini.AllInOne, latents: Tensor) -> Tensor:
+def decode(model: Sampled, latents: Tensor) -> Tensor:
     """Clips of latents ``[N, 4, F, h, w]``: uint8 ``[N, F, 8h, 8w, 3]`` on the CPU."""
     frames = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     with torch.autocast(latents.device.type, torch.bfloat16):
@@ -168,7 +164,7 @@ def decode(model: mini.AllInOne, latents: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(model: mini.AllInOne, clips: Tensor) -> Tensor:
+def reconstruct(model: Sampled, clips: Tensor) -> Tensor:
     """Real clips, uint8 ``[N, F, H, W, 3]``, through the autoencoder."""
     device = next(model.autoencoder.parameters()).device
     pixels = clips.flatten(0, 1).permute(0, 3, 1, 2).to(device).float().div(255)

@@ -1,10 +1,11 @@
-"""Where clips come from: real ones, real ones through an autoencoder, or a cell's samples; and their conditions."""
+"""The clips of a table's row: real ones, real ones through an autoencoder, or those of a cell."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,26 @@ import torch
 from torch import Tensor
 
 from ..data import conditions
-from ..mini import corpus, world
+from ..data.corpus import Corpus
+from .prompts import Prompt
 from .sampling import Row
 
 CHUNK = 8
-"""Clips sampled at once. Part of the protocol: another batch rounds differently."""
-REAL, AUTOENCODED = "real", "real, autoencoded"
+"""Clips at once: a file each, and the batch of the network."""
+REAL, AUTOENCODED = "real clips", "real clips, autoencoded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A line of the table before it is measured.
+    """Where a row's clips come from; everything that they depend on.
 
     Attributes:
         kind: "real", "autoencoded" or "cell".
         weights: file of the network ("cell") or autoencoder ("autoencoded"); its content's hash names the cache.
         parts: files that complete a running checkpoint.
-        hashes: of all of them.
+        encoders: Stable Diffusion's autoencoder and text encoder, for networks that came without.
+        hashes: of all these files.
+        data: hash of the prompts, and of the real clips where they take part.
         row: of a cell.
         given: conditions beside the caption.
         label: its name in the table, where it is no cell.
@@ -37,9 +41,11 @@ class Source:
 
     kind: str
     clips: int
+    data: str
     label: str = ""
     weights: Path | None = None
     parts: tuple[Path, ...] = ()
+    encoders: tuple[Path, Path] | None = None
     hashes: tuple[str, ...] = ()
     row: Row | None = None
     given: tuple[str, ...] = ()
@@ -50,10 +56,11 @@ class Source:
         return self.row.name if self.row else self.label or (REAL if self.kind == "real" else AUTOENCODED)
 
     def folder(self, out: Path) -> Path:
-        """Where its chunks are kept: another file, sampler, guidance, condition or batch is another folder."""
+        """Where its chunks are kept: another file, sampler, guidance, condition, prompt or batch is another folder."""
         row = asdict(self.row) | {"model": ""} if self.row else None
-        identity = {"format": 1, "kind": self.kind, "hashes": self.hashes, "row": row, "given": self.given}
-        digest = hashlib.sha256(json.dumps(identity | {"chunk": CHUNK}, sort_keys=True).encode()).hexdigest()[:10]
+        identity = {"format": 2, "kind": self.kind, "hashes": self.hashes, "row": row, "given": self.given}
+        identity |= {"data": self.data, "chunk": CHUNK}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         slug = "".join(c if c.isalnum() or c in "@.+" else "-" for c in self.name)
         return out / "cells" / f"{slug}-{digest}"
 
@@ -63,35 +70,38 @@ class Source:
         return [range(i, min(i + CHUNK, self.clips)) for i in range(0, self.clips, CHUNK)]
 
 
+def digest_of_prompts(prompts: list[Prompt], corpus: Corpus | None) -> str:
+    """What a row's clips depend on beside the network: the texts in their order, and the real clips."""
+    texts = [[p.text, dict(p.extra)] for p in prompts]
+    shards = [] if corpus is None else corpus.digests(corpus.held_out)
+    return hashlib.sha256(json.dumps([texts, shards], sort_keys=True).encode()).hexdigest()[:16]
+
+
 class HeldOut:
-    """The held-out clips in the order of the prompts: clip i shows combination i modulo their number."""
+    """The held-out clips in the order of the prompts: clip i shows held-out shard i modulo their number."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._clips: np.ndarray | None = None
-        self._conditions: conditions.ConditionClips | None = None
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
 
-    @property
-    def unseen(self) -> list[world.Combination]:
-        """Combinations that no model was trained on."""
-        return world.held_out()
-
-    @property
+    @cached_property
     def clips(self) -> np.ndarray:
-        """uint8 ``[N, F, H, W, 3]``, all clips of the first combination first, read once."""
-        if self._clips is None:
-            self._clips, _ = corpus.load_corpus(self.folder, self.unseen)
-        return self._clips
+        """uint8 ``[N, F, H, W, 3]``, all clips of the first shard first, read once."""
+        return self.corpus.clips(self.corpus.held_out)[0]
+
+    @cached_property
+    def _conditions(self) -> conditions.ConditionClips:
+        return conditions.load_conditions(self.corpus, self.corpus.held_out)
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.clips)
+        return sum(self.corpus.shards[i].clips for i in self.corpus.held_out)
 
     def rows(self, indices: range) -> Tensor:
-        """Places of the clips in the corpus; after the last one it starts again."""
-        kinds, per = len(self.unseen), self.count // len(self.unseen)
-        return torch.tensor([(i % kinds) * per + (i // kinds) % per for i in indices])
+        """Places of the clips in the corpus; after the last one of a shard it starts again."""
+        sizes = [self.corpus.shards[i].clips for i in self.corpus.held_out]
+        starts, kinds = np.concatenate([[0], np.cumsum(sizes)[:-1]]), len(sizes)
+        return torch.tensor([int(starts[i % kinds]) + (i // kinds) % sizes[i % kinds] for i in indices])
 
     def videos(self, indices: range) -> Tensor:
         """Real clips, uint8 ``[n, F, H, W, 3]``."""
@@ -99,7 +109,5 @@ class HeldOut:
 
     def given(self, names: tuple[str, ...], indices: range) -> dict[str, Tensor]:
         """Conditions of clips, ``[n, c, F, H, W]`` by name, as the network takes them."""
-        if self._conditions is None:
-            self._conditions = conditions.load_conditions(self.folder, self.unseen)
         clips = self._conditions.take(self.rows(indices))
         return {name: conditions.exact_condition(name, clips) for name in names}

@@ -6,22 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-COLUMNS: dict[str, tuple[str, str]] = {
+from .measures import MEASURES, Measure
+
+Columns = Mapping[str, tuple[str, str]]
+"""Title of each column and how its numbers are written, in the order of the table."""
+FRECHET: Columns = {
     "fvd": ("FVD", "{:.0f}"),
     "fvd_latent": ("FVD after the autoencoder", "{:.0f}"),
     "fid": ("FID of frames", "{:.1f}"),
     "fid_latent": ("FID after the autoencoder", "{:.1f}"),
-    "object": ("object", "%"),
-    "motion": ("motion", "%"),
-    "place": ("place", "%"),
-    "all": ("all three", "%"),
-    "R@1": ("retrieval R@1", "%"),
-    "R@5": ("retrieval R@5", "%"),
-    "clipsim": ("CLIPSIM", "{:.2f}"),
-    "diversity": ("LPIPS between seeds", "{:.3f}"),
-    "flicker": ("flicker (of 255)", "{:.2f}"),
-    "warping": ("warping error", "{:.4f}"),
 }
+
+
+def columns_of(measures: Mapping[str, Measure]) -> dict[str, tuple[str, str]]:
+    """The columns that measures may fill: distances first, then what judges of the corpus say, then the rest."""
+    judged = {n: m for n, m in measures.items() if n not in MEASURES}
+    titles = [dict(m.titles) for m in (*judged.values(), *(m for n, m in measures.items() if n not in judged))]
+    return dict(FRECHET) | {key: value for title in titles for key, value in title.items()}
+
+
 SECONDS = ("text", "network", "decode")
 
 
@@ -34,19 +37,21 @@ def shown(value: list[float], style: str) -> str:
     return text if half == 0 else f"{text} ± {style.format(half)}"
 
 
-def markdown(rows: Mapping[str, Mapping[str, Any]], latency: bool = False) -> str:
+def markdown(rows: Mapping[str, Mapping[str, Any]], latency: bool = False, columns: Columns | None = None) -> str:
     """The table; columns that no row has are left out.
 
     Args:
         rows: by name, see `results.measure_row`.
         latency: also the seconds a clip by stage.
+        columns: see `columns_of`; None is those of any video.
     """
-    present = [c for c in COLUMNS if any(c in r["values"] for r in rows.values())]
-    head = ["clips", "network calls", *(COLUMNS[c][0] for c in present)]
+    columns = columns_of(MEASURES) if columns is None else columns
+    present = [c for c in columns if any(c in r["values"] for r in rows.values())]
+    head = ["clips", "network calls", *(columns[c][0] for c in present)]
     head += [f"{s}, s" for s in SECONDS] if latency else []
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in rows.items():
-        cells = [shown(row["values"][c], COLUMNS[c][1]) if c in row["values"] else "-" for c in present]
+        cells = [shown(row["values"][c], columns[c][1]) if c in row["values"] else "-" for c in present]
         if latency:
             cells += [f"{row['seconds'][s]:.3f}" if row.get("seconds") else "-" for s in SECONDS]
         lines.append(f"| {name} | {row.get('network_calls', '-')} | {' | '.join(cells)} |")
@@ -92,7 +97,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: Path, measure: str = "fvd"
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("sampling steps")
-    axes.set_ylabel(COLUMNS[measure][0])
+    axes.set_ylabel(FRECHET[measure][0])
     if measure.startswith(("fvd", "fid")):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)

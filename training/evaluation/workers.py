@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..engine.loop import save_atomically
-from ..mini import family as mini
-from .measures import MEASURES, Chunk
-from .models import file_hash, load_model
-from .sampling import Stopwatch, held_out_prompts, reconstruct, sample_videos
+from ..data.corpus import Corpus
+from ..engine.files import load_tensors, save_atomically
+from .measures import Chunk, Measure, with_judges
+from .models import Sampled, file_hash, load_model
+from .prompts import Prompt, in_turn
+from .sampling import Stopwatch, reconstruct, sample_videos
 from .sources import HeldOut, Source
 
 
@@ -31,14 +32,16 @@ class Setup:
 
     Attributes:
         out: folder of the caches.
-        corpus: rendered corpus.
+        prompts: what is asked for, in turn.
+        corpus: folder of the rendered corpus that real clips come from; None where there is none.
         weights: file of each measure's network, by `Measure.weights`.
         device: of the sampled networks and of the measures that have a large one.
         threads: of a worker. One: two workers of one thread do more than one worker of two.
     """
 
     out: Path
-    corpus: Path
+    prompts: tuple[Prompt, ...]
+    corpus: Path | None = None
     weights: dict[str, Path] = field(default_factory=dict)
     device: str = "cpu"
     threads: int = 1
@@ -49,21 +52,33 @@ class Workshop:
 
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
-        self.setup, self.held_out = setup, HeldOut(setup.corpus)
-        self._models: dict[tuple[Path | None, tuple[Path, ...]], mini.AllInOne] = {}
+        self.setup = setup
+        self.measures, self._held_out = measures_of(setup), held_out_of(setup)
+        self._models: dict[Source, Sampled] = {}
         self._judges: dict[str, Any] = {}
 
-    def model(self, source: Source) -> mini.AllInOne:
+    @property
+    def held_out(self) -> HeldOut:
+        """The real clips.
+
+        Raises:
+            ValueError: there is no corpus.
+        """
+        if self._held_out is None:
+            raise ValueError("real clips are asked for and there is no corpus; give --corpus DIR.")
+        return self._held_out
+
+    def model(self, source: Source) -> Sampled:
         """The network of a source."""
-        key = (source.weights, source.parts)
+        key = replace(source, kind="cell", clips=0, data="", label="", row=None, given=())
         if key not in self._models:
             assert source.weights is not None
-            self._models = {key: load_model(source.weights, source.parts, self.setup.device)}
+            self._models = {key: load_model(source.weights, source.parts, self.setup.device, source.encoders)}
         return self._models[key]
 
     def judge(self, name: str) -> Any:
         """The network of a measure."""
-        measure = MEASURES[name]
+        measure = self.measures[name]
         if measure.weights and name not in self._judges:
             judge = measure.load(self.setup.weights[measure.weights])
             self._judges[name] = judge.to(self.setup.device) if measure.on_device else judge
@@ -74,17 +89,22 @@ class Workshop:
         if source.kind == "real":
             return self.held_out.videos(chunk)
         path = chunk_path(source.folder(self.setup.out), "clips", chunk)
-        if not path.exists():
+        if (found := load_tensors(path)) is None:
             watch = Stopwatch()
-            save_atomically({"value": self._make(source, chunk, watch), "seconds": watch.seconds}, path)
-        return torch.load(path, weights_only=True)["value"]
+            found = {"value": self._make(source, chunk, watch), "seconds": watch.seconds}
+            save_atomically(found, path)
+        return found["value"]
+
+    def prompts(self, chunk: range) -> list[Prompt]:
+        """What the clips of a chunk are asked to show."""
+        return in_turn(self.setup.prompts, chunk.stop)[chunk.start :]
 
     def _make(self, source: Source, chunk: range, watch: Stopwatch) -> Tensor:
         model = self.model(source)
         if source.kind == "autoencoded":
             return reconstruct(model, self.held_out.videos(chunk))
         assert source.row is not None
-        prompts = held_out_prompts(source.clips)[chunk.start : chunk.stop]
+        prompts = self.prompts(chunk)
         if not source.given:
             return sample_videos(model, source.row, prompts, chunk, watch=watch)
         pixels = self.held_out.given(source.given, chunk)
@@ -97,18 +117,18 @@ class Workshop:
 
     def measure(self, source: Source, chunk: range, name: str) -> None:
         """The numbers of one measure of a chunk, on disk afterwards."""
-        path = chunk_path(source.folder(self.setup.out), measure_key(name, self.setup), chunk)
-        if path.exists():
+        path = chunk_path(source.folder(self.setup.out), measure_key(name, self.measures[name], self.setup), chunk)
+        if load_tensors(path) is not None:
             return
         videos = self.videos(source, chunk)
-        partners = self._partners(source, chunk) if MEASURES[name].pairs else None
-        prompts = held_out_prompts(source.clips)[chunk.start : chunk.stop]
-        rows = MEASURES[name].rows(self.judge(name), Chunk(videos=videos, prompts=prompts, partners=partners))
+        partners = self._partners(source, chunk) if self.measures[name].pairs else None
+        prompts = self.prompts(chunk)
+        rows = self.measures[name].rows(self.judge(name), Chunk(videos=videos, prompts=prompts, partners=partners))
         save_atomically({"value": rows}, path)
 
     def _partners(self, source: Source, chunk: range) -> Tensor | None:
         """Clips of the same prompts from the next seeds; each clip is in one pair."""
-        period = len(self.held_out.unseen)
+        period = len(self.setup.prompts)
         other = range(chunk.start + period, chunk.stop + period)
         if chunk.start // period % 2 or period % len(chunk) or other.stop > source.clips:
             return None
@@ -120,9 +140,18 @@ def chunk_path(folder: Path, key: str, chunk: range) -> Path:
     return folder / f"{key}_{chunk.start:06d}-{chunk.stop:06d}.pt"
 
 
-def measure_key(name: str, setup: Setup) -> str:
+def measures_of(setup: Setup) -> dict[str, Measure]:
+    """All measures, with those of the corpus's judges."""
+    return with_judges("" if setup.corpus is None else Corpus.open(setup.corpus).judges)
+
+
+def held_out_of(setup: Setup) -> HeldOut | None:
+    """The real clips, where there is a corpus."""
+    return None if setup.corpus is None else HeldOut(Corpus.open(setup.corpus))
+
+
+def measure_key(name: str, measure: Measure, setup: Setup) -> str:
     """Name of a measure's files: other weights or settings are other files."""
-    measure = MEASURES[name]
     known = "".join(f"-{k}{v}" for k, v in measure.settings.items())
     return name + known + (f"-{_hash(setup.weights[measure.weights])}" if measure.weights else "")
 
@@ -168,21 +197,24 @@ class Workers:
     """Runs chunks in ``count`` processes; one runs them in this process. The results are the same."""
 
     def __init__(self, setup: Setup, pool: ProcessPoolExecutor | None) -> None:
-        self.setup, self.pool = setup, pool
+        self.setup, self.pool, self.measures = setup, pool, measures_of(setup)
+
+    def _key(self, name: str) -> str:
+        return measure_key(name, self.measures[name], self.setup)
 
     def run(self, source: Source, names: Sequence[str]) -> None:
         """Make and measure every chunk of a source that is not on disk yet."""
         # A pair's second clip may be another worker's: it must be there before pairs are measured.
-        together = tuple(n for n in names if not MEASURES[n].pairs)
+        together = tuple(n for n in names if not self.measures[n].pairs)
         self._pass(source, together)
-        if pairs := tuple(n for n in names if MEASURES[n].pairs):
+        if pairs := tuple(n for n in names if self.measures[n].pairs):
             self._pass(source, pairs)
 
     def _pass(self, source: Source, names: tuple[str, ...]) -> None:
         folder = source.folder(self.setup.out)
         folder.mkdir(parents=True, exist_ok=True)
-        keys = [measure_key(n, self.setup) for n in names] + (["clips"] if source.kind != "real" else [])
-        waiting = [c for c in source.chunks if not all(chunk_path(folder, k, c).exists() for k in keys)]
+        keys = [self._key(n) for n in names] + (["clips"] if source.kind != "real" else [])
+        waiting = [c for c in source.chunks if any(load_tensors(chunk_path(folder, k, c)) is None for k in keys)]
         if not waiting:
             return
         what = f"{source.name}: {', '.join(names) or 'clips'}"
@@ -206,7 +238,7 @@ class Workers:
 
     def rows(self, source: Source, name: str) -> Tensor:
         """Numbers of all clips of a source, ``[clips, ...]``."""
-        key, folder = measure_key(name, self.setup), source.folder(self.setup.out)
+        key, folder = self._key(name), source.folder(self.setup.out)
         return torch.cat([torch.load(chunk_path(folder, key, c), weights_only=True)["value"] for c in source.chunks])
 
     def clips(self, source: Source, count: int) -> Tensor:
@@ -214,7 +246,9 @@ class Workers:
         folder = source.folder(self.setup.out)
         chunks = [c for c in source.chunks if c.start < count]
         if source.kind == "real":
-            return HeldOut(self.setup.corpus).videos(range(min(count, source.clips)))
+            held_out = held_out_of(self.setup)
+            assert held_out is not None
+            return held_out.videos(range(min(count, source.clips)))
         found = [torch.load(chunk_path(folder, "clips", c), weights_only=True)["value"] for c in chunks]
         return torch.cat(found)[:count]
 

@@ -14,7 +14,10 @@ from torch.nn import functional
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
-from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
+from ..engine.followers import update_ema
+from ..engine.identity import Identity, told
+from ..engine.loop import LoopOptions, run
+from ..engine.rates import set_learning_rate, warmup_stable_decay
 from . import corpus, world
 
 
@@ -119,7 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     clips, _ = corpus.load_corpus(options.corpus, world.training_combinations())
     task = AutoencoderTask(clips.reshape(-1, *clips.shape[2:]), options)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
+    numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction")
+    identity = Identity(data=corpus.corpus_identity(options.corpus) | numbers)
+    run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
     held_out, _ = corpus.load_corpus(options.corpus, world.held_out())
     print(f"held-out PSNR {psnr(task.average, held_out[::8].reshape(-1, *held_out.shape[2:])):.2f} dB")
 

@@ -15,25 +15,27 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .. import recipes
 from ..data import conditions, latents
 from ..data.batches import Batch, BatchOptions, SourceBatches
-from ..data.corpus import CorpusClips
+from ..data.corpus import Corpus, CorpusClips
 from ..data.encoders import Encoders
 from ..data.mixing import Ratio
 from ..distill import checkpoint_of, folder_of
+from ..engine.caches import digest_of, file_digest, fingerprint
+from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
-from ..engine.networks import Conditions
 from ..engine.processes import open_accelerator
 from ..engine.randomness import mixed_seed
-from ..engine.task import DistillationTask
+from ..engine.task import MethodTask
 from ..engine.trackers import TRACKERS
-from ..methods.condition_dropout import keep_conditions
-from ..recipes import Recipe
+from ..methods import Inputs, find_method
+from ..methods.parts.condition_dropout import keep_conditions
+from ..networks.vgen import Conditions
+from ..recipes.videolcm import VideoLCMRecipe
+from ..recipes.videolcm import mini as small_recipe
 from ..students import full_student
 from ..teachers import Teacher, load_teacher
 from . import family as mini
-from . import world
 from .pretrain import TeacherTask, first_leg
 
 
@@ -136,21 +138,24 @@ class ConditionBatches:
 
 
 def student_task(
-    data: latents.LatentClips, conditioner: Conditioner, teacher: Teacher, recipe: Recipe, accelerator: Accelerator
-) -> DistillationTask:
+    clips: CorpusClips, conditioner: Conditioner, teacher: Teacher, recipe: VideoLCMRecipe, accelerator: Accelerator
+) -> MethodTask:
     """Consistency distillation with conditions.
 
     Args:
-        data: latents; number i is the conditioner's clip i.
+        clips: latents; number i is the conditioner's clip i.
         conditioner: their conditions.
         teacher: with encoders of conditions, text and an autoencoder.
         recipe: its images are not used.
         accelerator: of this process.
     """
-    clips, options = CorpusClips(data=data), BatchOptions(batch=recipe.batch, ratio=Ratio(images=0), seed=recipe.seed)
+    options = BatchOptions(batch=recipe.batch, ratio=Ratio(images=0), seed=recipe.seed)
     batches = SourceBatches(clips, clips, options, Encoders.of_teacher(teacher, accelerator.device))
     conditioned = ConditionBatches(batches, conditioner, recipe.seed)
-    return DistillationTask(conditioned, teacher, full_student(teacher), recipe, accelerator)
+    inputs = Inputs(
+        teacher=teacher, student=full_student(teacher), device=accelerator.device, fed=frozenset(conditions.NAMES)
+    )
+    return MethodTask(conditioned, find_method("videolcm").build(recipe, inputs), accelerator)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,15 +186,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def identity_of(options: argparse.Namespace, start: mini.AllInOne, corpus: Corpus) -> Identity:
+    """What a run of either role is made from."""
+    origin = options.teacher if options.role == "student" else options.first_leg or options.start
+    fixed = {"role": options.role, "from": file_digest(origin), "autoencoder": fingerprint(start.autoencoder)}
+    shards = digest_of({"shards": corpus.digests(corpus.training)})
+    return Identity(fixed=fixed, data={"corpus": shards, **told(options, "batch", "learning_rate", "single", "ema")})
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = _parser().parse_args(arguments)
     torch.manual_seed(0)
-    start, seen = mini.load_all_in_one(options.start), world.training_combinations()
-    data = latents.cached_latents(options.corpus, start.autoencoder, seen)
-    conditioner = Conditioner(conditions.load_conditions(options.corpus, seen), options.single)
-    checkpoint, events = checkpoint_of(options.out), folder_of(options.out) / "events"
-    loop = LoopOptions(checkpoint=checkpoint, steps=options.steps, tracker=options.tracker, events=events)
+    start, corpus = mini.load_all_in_one(options.start), Corpus.open(options.corpus)
+    data = latents.cached_latents(corpus, start.autoencoder, corpus.training)
+    conditioner = Conditioner(conditions.load_conditions(corpus, corpus.training), options.single)
+    loop = LoopOptions(
+        checkpoint=checkpoint_of(options.out),
+        identity=identity_of(options, start, corpus),
+        steps=options.steps,
+        tracker=options.tracker,
+        events=folder_of(options.out) / "events",
+    )
     if options.role == "teacher":
         model = first_leg(options.first_leg, mini.COMPOSITIONAL) if options.first_leg else with_encoders(start)
         accelerator = open_accelerator()
@@ -197,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         accelerator.end_training()
         return
     recipe = replace(
-        recipes.mini(),
+        small_recipe(),
         steps=options.steps,
         batch=options.batch,
         learning_rate=options.learning_rate,
@@ -206,8 +224,9 @@ def main(arguments: list[str] | None = None) -> None:
         average_ema=options.ema,
     )
     teacher = replace(load_teacher(options.teacher), autoencoder=start.autoencoder)
-    accelerator = open_accelerator(recipe.precision, unused_parameters=True)
-    run(student_task(data, conditioner, teacher, recipe, accelerator), loop, accelerator)
+    accelerator = open_accelerator(recipe.precision)
+    clips = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels)
+    run(student_task(clips, conditioner, teacher, recipe, accelerator), loop, accelerator)
     accelerator.end_training()
 
 

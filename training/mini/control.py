@@ -20,9 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +31,14 @@ from tqdm import tqdm
 from videolcm_core.annotators.sketch import canny_edges
 
 from ..data import conditions
-from ..engine.loop import save_atomically
+from ..data.corpus import Corpus
+from ..engine.caches import cached, digest_of, file_digest
+from ..evaluation.models import Sampled, load_model
+from ..evaluation.prompts import Prompt
 from ..evaluation.sampling import Row, reconstruct, sample_videos
 from ..metrics import control
 from ..metrics.lpips import Lpips, load_lpips, lpips
 from ..metrics.raft import Raft, flow, load_raft
-from . import family as mini
 from . import pictures, world
 from .depth import MiniDepth, estimate, load_depth
 
@@ -68,19 +70,13 @@ def batches(count: int, batch: int, name: str) -> Iterator[range]:
         yield range(start, min(start + batch, count))
 
 
-def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """A tensor from its file, or made and written."""
-    if not path.exists():
-        save_atomically({"value": make()}, path)
-    return torch.load(path, weights_only=True)["value"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
     """Held-out clips, their true layers and captions."""
 
     clips: conditions.ConditionClips
     combinations: list[world.Combination]
+    digest: str
 
     @property
     def truth(self) -> conditions.Clips:
@@ -95,16 +91,17 @@ class Scenes:
 
 def load_scenes(corpus: Path, count: int) -> Scenes:
     """``count`` held-out clips, as many of each combination as possible."""
-    combinations = world.held_out()
-    every = conditions.load_conditions(corpus, combinations)
+    combinations, opened = world.held_out(), Corpus.open(corpus)
+    every = conditions.load_conditions(opened, opened.held_out)
     each, per = divmod(count, len(combinations)), len(every) // len(combinations)
     rows = [i * per + j for j in range(each[0] + bool(each[1])) for i in range(len(combinations))][:count]
     chosen = conditions.ConditionClips(**{name: value[rows] for name, value in vars(every).items()})
-    return Scenes(clips=chosen, combinations=[combinations[row // per] for row in rows])
+    digest = digest_of({"shards": opened.digests(opened.held_out), "rows": rows})
+    return Scenes(clips=chosen, combinations=[combinations[row // per] for row in rows], digest=digest)
 
 
 @torch.no_grad()
-def generate(model: mini.AllInOne, row: Row, scenes: Scenes, given: tuple[str, ...], batch: int = 16) -> Tensor:
+def generate(model: Sampled, row: Row, scenes: Scenes, given: tuple[str, ...], batch: int = 16) -> Tensor:
     """Videos of a row, one per scene; clip i starts from the noise of seed i.
 
     Args:
@@ -123,9 +120,9 @@ def generate(model: mini.AllInOne, row: Row, scenes: Scenes, given: tuple[str, .
         pixels = {name: conditions.exact_condition(name, truth) for name in given}
 
         def encode(noise: Tensor, pixels: dict[str, Tensor] = pixels) -> Tensor | None:
-            return model.unet.encode_conditions((noise.shape[-2], noise.shape[-1]), noise.shape[2], **pixels)
+            return model.teacher.network.encode_conditions((noise.shape[-2], noise.shape[-1]), noise.shape[2], **pixels)
 
-        prompts = [scenes.combinations[i] for i in part]
+        prompts = [Prompt(text=scenes.combinations[i].caption) for i in part]
         made.append(sample_videos(model, row, prompts, part, encode if given else None))
     return torch.cat(made)
 
@@ -254,59 +251,81 @@ class Evaluation:
             raft=load_raft(options.metrics / "raft-things.pth"),
             lpips=load_lpips(options.metrics / "lpips_alex_v0.1.pt"),
         )
-        self.teacher, self.student = (mini.load_all_in_one(path) for path in (options.teacher, options.student))
+        self.networks = {"teacher": load_model(options.teacher), "student": load_model(options.student)}
+        self.hashes = {"teacher": file_digest(options.teacher), "student": file_digest(options.student)}
+        files = (options.judge, options.metrics / "raft-things.pth", options.metrics / "lpips_alex_v0.1.pt")
+        self.judged_by = [file_digest(path) for path in files]
+        self.clips: dict[tuple[str, str], Tensor] = {}
         self.results: dict[str, dict[str, dict[str, list[float]]]] = {}
 
-    def measure(self, setting: str, name: str, make: Callable[[], Tensor], shared: bool = False) -> None:
-        """One row of a setting's table; a shared row has the same clips in every setting."""
-        key = (name if shared else f"{setting} {name}").replace(" ", "-").replace(",", "")
-        videos = cached(self.options.out / f"{key}.clips.pt", make)
-        path = self.options.out / f"{setting} {name}.json".replace(" ", "-").replace(",", "")
-        if not path.exists():
+    def made(self, row: Row | None, given: tuple[str, ...], scenes: Scenes) -> tuple[dict[str, Any], Tensor]:
+        """Clips of a row (None is the real ones through the autoencoder), and all that they depend on."""
+        which = "student" if row is None else row.model
+        inputs = {
+            "format": 2,
+            "network": self.hashes[which],
+            "row": None if row is None else asdict(row),
+            "given": list(given),
+            "scenes": scenes.digest,
+        }
+
+        def make() -> dict[str, Any]:
+            network = self.networks[which]
+            clips = reconstruct(network, scenes.videos) if row is None else generate(network, row, scenes, given)
+            return {"value": clips}
+
+        return inputs, cached(self.options.out, "clips", inputs, make)["value"]
+
+    def measure(self, setting: str, name: str, row: Row | None, given: tuple[str, ...]) -> None:
+        """One row of a setting's table."""
+        inputs, videos = self.made(row, given, self.scenes)
+
+        def make() -> dict[str, Any]:
             scores = MEASURE[setting](videos, self.scenes.truth, self.judges)
-            path.write_text(json.dumps({n: control.mean_interval(v) for n, v in scores.items()}) + "\n")
-        found = json.loads(path.read_text())
+            return {n: list(control.mean_interval(v)) for n, v in scores.items()}
+
+        of = {"setting": setting, "judges": self.judged_by, "clips": inputs}
+        found = cached(self.options.out, "scores", of, make)
+        self.clips[setting, name] = videos
         self.results.setdefault(setting, {})[name] = found
         print(f"{setting}: {name}", {n: round(v[0], 4) for n, v in found.items()}, flush=True)
 
     def teacher_row(self, setting: str, steps: int) -> Row:
         """The teacher at ``steps`` with the guidance that obeys best on a few clips."""
-        path = self.options.out / f"cfg-{setting.replace(' ', '-')}-{steps}.json"
-        if not path.exists():
-            name = MEASURES[setting][0]
+        name, given = MEASURES[setting][0], SETTINGS[setting]
+
+        def make() -> dict[str, Any]:
             best = best_cfg(
-                lambda cfg: generate(
-                    self.teacher, Row(model="teacher", steps=steps, cfg=cfg), self.few, SETTINGS[setting]
-                ),
+                lambda cfg: self.made(Row(model="teacher", steps=steps, cfg=cfg), given, self.few)[1],
                 lambda videos: MEASURE[setting](videos, self.few.truth, self.judges)[name],
                 self.options.cfg,
                 name,
             )
-            path.write_text(json.dumps(best))
-        return Row(model="teacher", steps=steps, cfg=json.loads(path.read_text()))
+            return {"cfg": float(best)}
+
+        of = {"setting": setting, "steps": steps, "tried": list(self.options.cfg), "scenes": self.few.digest}
+        of |= {"network": self.hashes["teacher"], "judges": self.judged_by}
+        return Row(model="teacher", steps=steps, cfg=cached(self.options.out, "cfg", of, make)["cfg"])
 
     def run(self, setting: str) -> None:
         """Every row of a setting."""
         given = SETTINGS[setting]
-        real = self.scenes.videos
-        self.measure(setting, CEILING, lambda: reconstruct(self.student, real), shared=True)
-        text = Row(model="student", steps=4)
-        self.measure(setting, TEXT_ONLY, lambda: generate(self.student, text, self.scenes, ()), shared=True)
+        self.measure(setting, CEILING, None, ())
+        self.measure(setting, TEXT_ONLY, Row(model="student", steps=4), ())
         for steps in self.options.student_steps:
             row = Row(model="student", steps=steps)
-            self.measure(setting, row.name, partial(generate, self.student, row, self.scenes, given))
+            self.measure(setting, row.name, row, given)
         for steps in self.options.teacher_steps:
             row = self.teacher_row(setting, steps)
-            self.measure(setting, row.name, partial(generate, self.teacher, row, self.scenes, given))
+            self.measure(setting, row.name, row, given)
 
     def sheet(self, setting: str) -> None:
         """A picture of a few scenes: what was given, the real clip, and some rows."""
         out, key = self.options.out, setting.replace(" ", "-")
         shown = {"real clip": self.scenes.videos} | pictures.condition_pictures(self.scenes.truth, SETTINGS[setting])
         for name in self.results[setting]:
-            path = out / f"{key}-{name.replace(' ', '-')}.clips.pt"
-            if name.split("@")[0] in ("student", "teacher") and path.exists():
-                shown[name] = torch.load(path, weights_only=True)["value"]
+            if name.split("@")[0] in ("student", "teacher") and name != TEXT_ONLY:
+                shown[name] = self.clips[setting, name]
         kept = [n for n in shown if not n.startswith(("student@8", "teacher@8", "teacher@2", "teacher@1"))]
         pictures.comparison_sheet({n: shown[n] for n in kept}, self.scenes.combinations, out / f"sheet-{key}.png")
         if "student@4" in shown:
@@ -325,8 +344,8 @@ def main(arguments: list[str] | None = None) -> None:
     for setting in options.settings:
         evaluation.run(setting)
         evaluation.sheet(setting)
-    (options.out / "results.json").write_text(json.dumps(evaluation.results, indent=1) + "\n")
-    (options.out / "results.md").write_text(tables(evaluation.results) + "\n")
+    (options.out / "results.json").write_text(json.dumps(evaluation.results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "results.md").write_text(tables(evaluation.results) + "\n", encoding="utf-8")
     print(tables(evaluation.results))
 
 

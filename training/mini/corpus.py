@@ -1,7 +1,8 @@
 """Render the captioned corpus: ``python -m training.mini.corpus --furniture DIR --out DIR``.
 
-One compressed shard per (object, motion, place) combination, written under a temporary name and renamed, so that the
-same command resumes after any interruption. ``--furniture`` is the folder with the ``.sh3f`` libraries of the Debian
+One compressed shard per (object, motion, place) combination, written whole or not at all, and their list
+``corpus.json``, which is what the trainer reads; the same command resumes after any interruption and renders again what
+is damaged or of another number of clips. ``--furniture`` is the folder with the ``.sh3f`` libraries of the Debian
 package ``sweethome3d-furniture`` (``scripts/fetch_furniture.sh`` unpacks it).
 """
 
@@ -10,16 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from . import world
+from videolcm_core.files.writing import whole_file
+
+from ..data.corpus import Corpus, Shard, write_index
+from ..engine.caches import digest_of, file_digest
+from . import captions, world
 from .models3d import Model3D, read_model
 from .render import Renderer
 
 LAYERS = ("depth", "silhouette", "motion")
+_MIRRORED = {"left": "right", "right": "left"}
 
 
 def shard_path(out: Path, combination: world.Combination) -> Path:
@@ -66,14 +74,72 @@ def load_models(furniture: Path) -> dict[str, Model3D]:
     return models
 
 
+def corpus_of(folder: Path, present: Iterable[world.Combination] | None = None) -> Corpus:
+    """The list of a folder of shards, as it is there; the n-th shard is the n-th of `world.combinations`.
+
+    Args:
+        folder: with the shards.
+        present: the combinations to look for; None is all of them.
+    """
+    every, out = world.combinations(), set(world.held_out())
+    looked_for = set(every if present is None else present)
+    return Corpus(
+        folder=folder,
+        shards=tuple(_entry(folder, c, c in out, every.index(mirrored(c)), c in looked_for) for c in every),
+        world="videolcm-mini",
+        width=world.SIZE,
+        height=world.SIZE,
+        frames=world.FRAMES,
+        fps=world.FPS,
+        judges="mini",
+    )
+
+
+def _entry(folder: Path, combination: world.Combination, held_out: bool, twin: int, look: bool) -> Shard:
+    path = shard_path(folder, combination)
+    there = look and path.is_file()
+    return Shard(
+        file=path.name,
+        forms=tuple(captions.caption_forms(combination)),
+        clips=clips_in(path) if there else 0,
+        digest=file_digest(path) if there else "",
+        mirrored=twin,
+        held_out=held_out,
+        labels={"thing": combination.thing, "motion": combination.motion, "place": combination.place},
+    )
+
+
+def clips_in(path: Path) -> int:
+    """How many clips a shard has, every record of it checked; 0 where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            return len(shard["clips"]) if all(len(shard[n]) == len(shard["clips"]) for n in shard.files) else 0
+    except Exception:  # numpy, zipfile and zlib have their own kinds
+        return 0
+
+
+def mirrored(combination: world.Combination) -> world.Combination:
+    """The combination that a horizontally flipped clip shows."""
+    return replace(combination, motion=_MIRRORED.get(combination.motion, combination.motion))
+
+
+def numbers_of(combinations: Iterable[world.Combination]) -> list[int]:
+    """The shards of combinations."""
+    index = {c: i for i, c in enumerate(world.combinations())}
+    return [index[c] for c in combinations]
+
+
+def corpus_identity(folder: Path) -> dict[str, str]:
+    """Which clips a trainer of this package saw, for its run's identity."""
+    corpus = Corpus.open(folder)
+    return {"corpus": digest_of({"shards": corpus.digests(corpus.training)})}
+
+
 def load_corpus(folder: Path, combinations: list[world.Combination]) -> tuple[np.ndarray, list[world.Combination]]:
-    """All clips of the given combinations.
+    """All clips of the given combinations; errors as in `load_layers`.
 
     Returns:
         clips ``uint8 [N, F, H, W, 3]`` and the combination of each.
-
-    Raises:
-        FileNotFoundError: a combination was not rendered yet.
     """
     loaded, labels = load_layers(folder, combinations, ("clips",))
     return loaded["clips"], labels
@@ -88,22 +154,12 @@ def load_layers(
         arrays by name, and the combination of each clip.
 
     Raises:
-        FileNotFoundError: a combination was not rendered yet.
-        KeyError: the corpus is of a version without the asked layer.
+        FileNotFoundError: the corpus, or a combination of it, was not rendered yet.
+        ValueError: a shard is damaged, or of a version without the asked layer.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    labels: list[world.Combination] = []
-    for combination in combinations:
-        path = shard_path(folder, combination)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: render it with python -m training.mini.corpus --out {folder}.")
-        with np.load(path) as shard:
-            if missing := set(names) - set(shard.files):
-                raise KeyError(f"{path} has no {', '.join(sorted(missing))}: delete {folder} and render it again.")
-            for name in names:
-                parts[name].append(shard[name])
-        labels += [combination] * len(parts[names[0]][-1])
-    return {name: np.concatenate(values) for name, values in parts.items()}, labels
+    arrays, labels = Corpus.open(folder).layers(numbers_of(combinations), names)
+    every = world.combinations()
+    return arrays, [every[label] for label in labels]
 
 
 def write_credits(models: dict[str, Model3D], path: Path) -> None:
@@ -130,15 +186,17 @@ def main(arguments: list[str] | None = None) -> None:
     index, parts = (int(v) for v in options.part.split("/"))
     renderer, floors, out = Renderer(world.SIZE), world.floor_images(), set(world.held_out())
     for combination in tqdm(world.combinations()[index::parts], desc="render", unit="combination"):
-        path = shard_path(options.out, combination)
-        if path.exists():
-            continue
-        count = options.held_out_clips if combination in out else options.clips
-        arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.rename(path)
+        path, count = shard_path(options.out, combination), options.clips
+        if combination in out:
+            count = options.held_out_clips
+        if path.is_file() and (found := clips_in(path)) != count:
+            tqdm.write(f"{path.name}: {found or 'no whole'} clips, {count} are wanted: rendered again")
+            path.unlink()
+        if not path.is_file():
+            arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_index(corpus_of(options.out))
 
 
 if __name__ == "__main__":

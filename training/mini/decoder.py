@@ -20,7 +20,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
-from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
+from ..engine.caches import file_digest, fingerprint
+from ..engine.followers import update_ema
+from ..engine.identity import Identity, told
+from ..engine.loop import LoopOptions, run
+from ..engine.rates import set_learning_rate, warmup_stable_decay
 from ..metrics.lpips import load_lpips
 from ..metrics.weights import enlarged
 from . import corpus, world
@@ -143,7 +147,12 @@ def main(arguments: list[str] | None = None) -> None:
     clips, _ = corpus.load_corpus(options.corpus, world.training_combinations())
     start = mini.read_autoencoder(options.start)
     task = SharpenTask(clips.reshape(-1, *clips.shape[2:]), start, load_lpips(options.lpips), options)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
+    numbers = told(options, "batch", "learning_rate", "latent_noise", "perceptual", "adversarial", "adversarial_from")
+    identity = Identity(
+        fixed={"start": fingerprint(start), "lpips": file_digest(options.lpips)},
+        data=corpus.corpus_identity(options.corpus) | numbers,
+    )
+    run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
     held_out, _ = corpus.load_corpus(options.corpus, world.held_out())
     print(f"held-out PSNR {psnr(task.average, held_out[::8].reshape(-1, *held_out.shape[2:])):.2f} dB")
 

@@ -20,7 +20,10 @@ from videolcm_core.files.writing import save_safetensors
 from videolcm_core.networks.annotators.mini_depth import MiniDepth
 
 from ..data import latents
-from ..engine.loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
+from ..engine.caches import fingerprint
+from ..engine.identity import Identity
+from ..engine.loop import LoopOptions, run
+from ..engine.rates import set_learning_rate, warmup_stable_decay
 from ..metrics.control import rank_correlation, silhouette_iou
 from . import corpus, world
 from . import family as mini
@@ -155,7 +158,12 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     autoencoder = mini.load_all_in_one(options.start).autoencoder
     task = DepthTask(training_frames(options.corpus, autoencoder, world.training_combinations()), options.steps)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps, seed=options.seed))
+    identity = Identity(
+        fixed={"autoencoder": fingerprint(autoencoder), "seed": str(options.seed)},
+        data=corpus.corpus_identity(options.corpus),
+    )
+    loop = LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps, seed=options.seed)
+    run(task, loop)
     model = load_depth(options.out)
     found = accuracy(model, options.corpus)
     print("on rendered held-out scenes:", found)

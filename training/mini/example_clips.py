@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from videolcm_core.files.writing import whole_file
+
 from . import corpus, world
 from .render import Pose, Renderer, Scene
 
@@ -64,15 +66,13 @@ def write_video(frames: np.ndarray, path: Path, title: str) -> None:
     """
     import av
 
-    temporary = path.with_suffix(".part")
-    with av.open(str(temporary), "w", format="mp4") as container:
+    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         container.metadata["title"] = title
         stream: Any = container.add_stream("libx264", rate=world.FPS, options={"crf": "12", "preset": "slow"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    temporary.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

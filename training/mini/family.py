@@ -19,6 +19,7 @@ from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 from ..data import conditions
+from ..engine.files import released_state
 from . import world
 
 TEXT = TextConfig()
@@ -50,10 +51,25 @@ class TextVideoModel(nn.Module):
         self.text = TextEncoder(vocabulary, TEXT)
 
 
+def load_text_teacher(path: Path, config: UNetConfig = UNET) -> TextVideoModel:
+    """The averaged teacher out of a checkpoint of ``pretrain``, with its text encoder."""
+    state = released_state(path)
+    model = TextVideoModel(state["text.vocabulary"], config)
+    model.load_state_dict(state)
+    return model.train(False).requires_grad_(False)
+
+
+def load_student(path: Path, config: UNetConfig = UNET) -> UNet3D:
+    """The student out of a checkpoint of ``training.distill``: what its recipe releases."""
+    model = UNet3D(config)
+    model.load_state_dict(released_state(path))
+    return model.train(False).requires_grad_(False)
+
+
 def load_autoencoder(path: Path) -> TinyAutoencoder:
     """The averaged autoencoder out of a training checkpoint of ``train_autoencoder``."""
     model = TinyAutoencoder()
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["task"]["average"])
+    model.load_state_dict(released_state(path))
     model.skip_idle_blocks()
     return model.train(False).requires_grad_(False).channels_last()
 
@@ -150,11 +166,12 @@ def load_all_in_one(path: Path) -> AllInOne:
         return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
     text, unet = part("cond_stage_model."), part("model.diffusion_model.")
-    loaded = AllInOne(
-        unet=UNet3D(detect_unet_config(unet, {"videolcm.head_dim": str(UNET.head_dim)}, path.name)),
-        text=TextEncoder(text["vocabulary"], TEXT),
-        autoencoder=TinyAutoencoder().channels_last(),
-    )
+    with torch.random.fork_rng(devices=[]):  # reading a file must not use up the run's random numbers
+        loaded = AllInOne(
+            unet=UNet3D(detect_unet_config(unet, {"videolcm.head_dim": str(UNET.head_dim)}, path.name)),
+            text=TextEncoder(text["vocabulary"], TEXT),
+            autoencoder=TinyAutoencoder().channels_last(),
+        )
     loaded.unet.load_state_dict(unet)
     loaded.text.load_state_dict(text)
     loaded.autoencoder.load_state_dict(part("first_stage_model."))

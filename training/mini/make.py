@@ -65,8 +65,8 @@ def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
     """Write teacher and student as all-in-one files."""
     autoencoder = mini.load_autoencoder(runs / "decoder.pt")
     factors, bias = preview_colors(runs, runs / "autoencoder.pt")
-    teacher = distill.load_teacher(runs / "teacher.pt")
-    student = distill.load_student(runs / "student.pt")
+    teacher = mini.load_text_teacher(runs / "teacher.pt")
+    student = mini.load_student(runs / "student.pt")
     models.mkdir(parents=True, exist_ok=True)
     colors = {"latent_rgb_factors": factors, "latent_rgb_bias": bias, "recipe": vars(recipe)}
     mini.export(
@@ -99,8 +99,8 @@ def export_compositional(runs: Path, models: Path, start: Path, recipe: Recipe) 
         known = file.metadata()
     colors = {k: known[f"videolcm.{k}"] for k in ("latent_rgb_factors", "latent_rgb_bias")}
     autoencoder = mini.load_all_in_one(start).autoencoder
-    teacher = distill.load_teacher(runs / "compositional_teacher.pt", mini.COMPOSITIONAL)
-    student = distill.load_student(runs / "compositional_student.pt", mini.COMPOSITIONAL)
+    teacher = mini.load_text_teacher(runs / "compositional_teacher.pt", mini.COMPOSITIONAL)
+    student = mini.load_student(runs / "compositional_student.pt", mini.COMPOSITIONAL)
     extra = {**colors, "recipe": vars(recipe), "conditions": sorted(mini.COMPOSITIONAL.conditions)}
     name = models / "videolcm-mini-vcomposer-teacher.safetensors"
     mini.export(name, teacher.unet, teacher.text, autoencoder, "teacher", **extra)

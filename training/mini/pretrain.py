@@ -19,13 +19,18 @@ from videolcm_core.diffusion.prediction import velocity
 from videolcm_core.networks.vgen.unet3d import UNetConfig
 
 from ..data import latents
+from ..data.corpus import Corpus
+from ..engine.caches import digest_of, file_digest, fingerprint
 from ..engine.files import released_state
-from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
-from ..engine.networks import Conditions, encode_conditions, set_temporal
+from ..engine.followers import update_ema
+from ..engine.identity import Identity, told
+from ..engine.loop import LoopOptions, run
 from ..engine.processes import average_gradients, open_accelerator, share
 from ..engine.progress import bin_means, bin_sums
+from ..engine.rates import set_learning_rate, warmup_stable_decay
 from ..engine.trackers import TRACKERS, check_tracker
-from . import captions, world
+from ..networks.vgen import Conditions, encode_conditions
+from . import captions
 from . import family as mini
 
 
@@ -91,11 +96,11 @@ class TeacherTask:
         """What ``samples`` of a batch, clips ``chosen``, are given beside the text: here nothing."""
         return {}
 
-    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, given: Conditions) -> Tensor:
-        """The network's output for a batch."""
+    def predict(self, x_t: Tensor, t: Tensor, ids: Tensor, given: Conditions, temporal: bool) -> Tensor:
+        """The network's output for a batch; without ``temporal`` around the layers along time, for single frames."""
         unique, rows = torch.unique(ids, dim=0, return_inverse=True)
         concat = encode_conditions(self.model.unet, given, x_t) if given else None
-        return self.model.unet(x_t, t, self.model.text(unique)[rows], concat=concat)
+        return self.model.unet(x_t, t, self.model.text(unique)[rows], concat=concat, temporal=temporal)
 
     def frames_only(self, index: int) -> bool:
         """Whether a step trains on single frames: the whole first phase, later every fourth step."""
@@ -116,7 +121,6 @@ class TeacherTask:
         """One step."""
         o = self.options
         first_phase, frames_only = index < o.image_steps, self.frames_only(index)
-        set_temporal(self.model.unet, not frames_only)
         local, total = (index, o.image_steps) if first_phase else (index - o.image_steps, o.steps - o.image_steps)
         rate = warmup_stable_decay(local, total, peak=o.learning_rate, decay=0.1 if first_phase else 0.45)
         set_learning_rate(self.optimizer, rate)
@@ -129,7 +133,7 @@ class TeacherTask:
         x_t = self.schedule.add_noise(x_0, eps, t)
         target = velocity(x_0, eps, self.schedule.alpha_t(t), self.schedule.sigma_t(t))
         with torch.autocast(self.device.type, torch.bfloat16):
-            output = self.predict(x_t, t, ids, given)
+            output = self.predict(x_t, t, ids, given, not frames_only)
         errors = (output.float() - target).square().flatten(1).mean(1)
         loss = errors.mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,6 +169,11 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="default: tensorboard")
 
 
+def teacher_numbers(options: argparse.Namespace) -> dict[str, str]:
+    """Numbers of a teacher's training, as its identity keeps them."""
+    return told(options, "image_steps", "batch", "image_batch", "learning_rate", "timestep_power", "ema")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -177,11 +186,15 @@ def main(arguments: list[str] | None = None) -> None:
     check_tracker(options.tracker)
     torch.manual_seed(0)
     accelerator = open_accelerator()
-    data = latents.cached_latents(
-        options.corpus, mini.load_autoencoder(options.autoencoder), world.training_combinations()
-    )
+    corpus, autoencoder = Corpus.open(options.corpus), mini.load_autoencoder(options.autoencoder)
+    data = latents.cached_latents(corpus, autoencoder, corpus.training)
+    origin = "nothing" if options.start is None else file_digest(options.start)
     loop = LoopOptions(
         checkpoint=options.out,
+        identity=Identity(
+            fixed={"autoencoder": fingerprint(autoencoder), "start": origin},
+            data={"corpus": digest_of({"shards": corpus.digests(corpus.training)}), **teacher_numbers(options)},
+        ),
         steps=options.steps,
         tracker=options.tracker,
         events=options.out.with_suffix("") / "events",

@@ -20,12 +20,14 @@ from ..data.batches import Batches, BatchOptions
 from ..data.decode import FrameSampling
 from ..data.mixing import Ratio
 from ..data.opening import DataSpec, caption_vocabulary, open_batches
+from ..engine.caches import digest_of, fingerprint
+from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
 from ..engine.processes import open_accelerator
 from ..engine.trackers import check_tracker
 from ..teachers import load_teacher
 from . import family as mini
-from .pretrain import TeacherTask, add_teacher_arguments
+from .pretrain import TeacherTask, add_teacher_arguments, teacher_numbers
 
 DROP_TEXT, UNKNOWN_WORDS = 0.1, 0.02  # as for the corpus
 
@@ -121,10 +123,21 @@ def main(arguments: list[str] | None = None) -> None:
         return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device)
 
     joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0))
-    task = ClipTeacherTask(stills, joint, caption_vocabulary(spec), o, accelerator)
     events = o.out.with_suffix("") / "events"
-    loop = LoopOptions(checkpoint=o.out, steps=o.steps, seed=o.seed, tracker=o.tracker, events=events)
-    run(task, loop, accelerator)
+    data = {f"--{n}": str(v) for n in ("clips", "shards", "cache") if (v := getattr(o, n)) is not None}
+    vocabulary = caption_vocabulary(spec)
+    identity = Identity(
+        fixed={
+            "autoencoder": fingerprint(autoencoder),
+            "words": digest_of({"vocabulary": vocabulary}),
+            **told(o, "frames", "width", "height"),
+        },
+        data=data | told(o, "fps", "seed") | teacher_numbers(o),
+    )
+    loop = LoopOptions(
+        checkpoint=o.out, identity=identity, steps=o.steps, seed=o.seed, tracker=o.tracker, events=events
+    )
+    run(ClipTeacherTask(stills, joint, vocabulary, o, accelerator), loop, accelerator)
     if joint.skipped.reasons:
         print(joint.skipped.summary(len(joint.skipped.reasons)))
     if o.export is not None and accelerator.is_main_process:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.latents import mirrored
-from ..engine.loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
+from ..engine.identity import Identity
+from ..engine.loop import LoopOptions, run
+from ..engine.rates import set_learning_rate, warmup_stable_decay
 from . import corpus, world
 
 ATTRIBUTES = ("object", "motion", "place")
@@ -134,7 +135,7 @@ def training_clips(folder: Path) -> tuple[Tensor, list[world.Combination]]:
     """The training clips of a corpus and their mirror images as network inputs (uint8), and what each shows."""
     frames, shown = corpus.load_corpus(folder, world.training_combinations())
     small = torch.cat([(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64)])
-    return torch.cat([small, small.flip(-1)]), shown + [mirrored(c) for c in shown]
+    return torch.cat([small, small.flip(-1)]), shown + [corpus.mirrored(c) for c in shown]
 
 
 @torch.no_grad()
@@ -183,7 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
     clips, shown = training_clips(options.corpus)
     labels = torch.tensor([label_indices(c) for c in shown])
     task = RecognizerTask(clips, labels, options.steps)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
+    identity = Identity(data=corpus.corpus_identity(options.corpus))
+    run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
     print(
         "accuracy on real held-out clips:",

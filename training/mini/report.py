@@ -18,11 +18,14 @@ from typing import Any
 import torch
 
 from ..evaluation import tables
+from ..evaluation.measures import with_judges
 from ..evaluation.sources import CHUNK
 from . import control as evaluate_control
 from . import pictures
 
 _HERO = (0, 37, 11, 8, 16, 24, 27, 31)  # clips that show eight of the ten objects
+
+COLUMNS = tables.columns_of(with_judges("mini"))
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
@@ -51,12 +54,16 @@ def summary(document: Mapping[str, Any]) -> str:
 
 def _spoken(key: str) -> str:
     measure, _, rows = key.partition(": ")
-    return f"{rows}, {tables.COLUMNS[measure][0]}"
+    return f"{rows}, {tables.FRECHET[measure][0]}"
 
 
 def quality_text(document: Mapping[str, Any], latency: bool = False) -> str:
     """Table, ratios and protocol of one evaluation."""
-    parts = [tables.markdown(document["rows"], latency), summary(document), tables.protocol_text(document["protocol"])]
+    parts = [
+        tables.markdown(document["rows"], latency, COLUMNS),
+        summary(document),
+        tables.protocol_text(document["protocol"]),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -78,7 +85,7 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
         if (evaluation / f"{measure}.svg").exists():
             target = docs / f"{prefix}{measure}.svg"
             shutil.copyfile(evaluation / f"{measure}.svg", target)
-            shown.append(f"![{tables.COLUMNS[measure][0]} over steps](docs/{target.name})")
+            shown.append(f"![{tables.FRECHET[measure][0]} over steps](docs/{target.name})")
     for name, row in document["rows"].items():
         sheet = evaluation / (name.replace(" ", "-").replace(",", "") + ".png")
         if sheet.exists() and _pictured(row, section):

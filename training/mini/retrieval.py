@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..engine.identity import Identity
 from ..engine.loop import LoopOptions, run
 from . import corpus, world
 from .recognizer import JudgeTask, Recognizer, to_input, training_clips
@@ -113,7 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     task = RetrieverTask(*training_clips(options.corpus), options.steps)
-    run(task, LoopOptions(checkpoint=options.out, steps=options.steps))
+    identity = Identity(data=corpus.corpus_identity(options.corpus))
+    run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
     held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
     ranks = caption_ranks(load_retriever(options.out), torch.from_numpy(held_out), combinations)
     count = len(distinct_captions(combinations))

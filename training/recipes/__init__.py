@@ -1,7 +1,6 @@
-"""Recipes: all numbers of a distillation as data; a run is a recipe, a teacher and clips."""
+"""Recipes: all numbers of a run as data; one file a method, found by its name."""
 
-from .overrides import add_recipe_arguments, resolve_recipe
-from .recipe import Recipe
-from .videolcm import NEGATIVE_PROMPT, RECIPES, authors, mini, paper
+from .base import Recipe
+from .overrides import add_recipe_arguments, find_recipes, resolve_recipe
 
-__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Recipe", "add_recipe_arguments", "authors", "mini", "paper", "resolve_recipe"]
+__all__ = ["Recipe", "add_recipe_arguments", "find_recipes", "resolve_recipe"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
-from .recipe import Recipe
+import torch
+
+from .base import CHOICES, DTYPES, Recipe, check_decay
 
 NEGATIVE_PROMPT: Final = (
     "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, disconnected limbs, Ugly "
@@ -14,17 +17,76 @@ NEGATIVE_PROMPT: Final = (
 """What the authors' configuration guides away from."""
 
 
-def paper() -> Recipe:
+@dataclass(frozen=True, kw_only=True)
+class VideoLCMRecipe(Recipe):
+    """A consistency distillation.
+
+    Attributes:
+        image_temporal: whether images pass the layers along time, as single frames. False goes around these layers, for
+            teachers that were trained so.
+        image_key_scale: factor on the gradients of layers that Stable Diffusion has too.
+        w: guidance, ``(1 + w) cond - w uncond``: a scale of ``1 + w`` in ``u + g (c - u)``.
+        uncond: what guidance goes away from: "empty" or the "negative" prompt.
+        negative_prompt: for ``uncond`` "negative".
+        original_steps: intervals of the DDIM grid; skips are 1000 / it.
+        grid_draw: "uniform", or "stratified": one interval out of each of ``batch`` equal parts.
+        huber_c: of the pseudo-Huber distance.
+        timestep_scaling: of the consistency function.
+        target_ema: decay of the target network.
+        teacher_dropout: whether the teacher is in training mode.
+        target_dropout: whether the target network is.
+        solver_precision: of the schedule, the solver and the consistency function.
+    """
+
+    choices: ClassVar[dict[str, tuple[str, ...]]] = CHOICES | {
+        "uncond": ("empty", "negative"),
+        "grid_draw": ("uniform", "stratified"),
+        "solver_precision": ("float32", "float64"),
+    }
+    releases: ClassVar[tuple[str, ...]] = ("student", "average", "target")
+
+    image_temporal: bool = True
+    image_key_scale: float = 1.0
+    w: float = 9.0
+    uncond: str = "empty"
+    negative_prompt: str = ""
+    original_steps: int = 50
+    grid_draw: str = "uniform"
+    huber_c: float = 0.001
+    timestep_scaling: float = 10.0
+    target_ema: float = 0.95
+    teacher_dropout: bool = False
+    target_dropout: bool = False
+    solver_precision: str = "float64"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            ValueError: with the field, the value and what is allowed.
+        """
+        super().__post_init__()
+        if self.original_steps < 1:
+            raise ValueError(f"original_steps is {self.original_steps}; allowed: 1 or more.")
+        check_decay("target_ema", self.target_ema)
+
+    @property
+    def solver_dtype(self) -> torch.dtype:
+        """Of the schedule, the solver and the consistency function."""
+        return DTYPES[self.solver_precision]
+
+
+def paper() -> VideoLCMRecipe:
     """As arXiv 2312.09109, section 4.1: four GPUs, one with images and three with clips, about 4k iterations.
 
     Steps of one kind stand for the GPUs of one kind, in the same 1 : 3, so that no rank waits for another. Batch size
     and precision are not stated: the code's 16 on each GPU is taken. Dropout is not stated: it is off in teacher and
     target.
     """
-    return Recipe(name="paper", steps=4000, learning_rate=1e-5, w=9.0, uncond="empty", batch=64, image_batch=64)
+    return VideoLCMRecipe(name="paper", steps=4000, learning_rate=1e-5, w=9.0, uncond="empty", batch=64, image_batch=64)
 
 
-def authors() -> Recipe:
+def authors() -> VideoLCMRecipe:
     """As ``train_videolcm_t2v_entrance.py`` with ``videolcm_t2v_train.yaml``.
 
     Learning rate 3e-5 with ten steps of warm-up and a cosine to a million (``AnnealingLR``); the negative prompt
@@ -32,7 +94,7 @@ def authors() -> Recipe:
     differs between the three networks; gradients of the 682 keys shared with Stable Diffusion halved; float16 with a
     gradient scaler; the student itself is saved, every 50 steps, 16 clips on each of four GPUs.
     """
-    return Recipe(
+    return VideoLCMRecipe(
         name="authors",
         steps=32_000,
         batch=64,
@@ -52,14 +114,14 @@ def authors() -> Recipe:
     )
 
 
-def mini() -> Recipe:
+def mini() -> VideoLCMRecipe:
     """The embedded model's: 800 steps of 10 clips, or of 80 frames in every fourth, on a CPU.
 
     A rate ten times the authors' for a network without much to forget, clipped and decayed; each noise level in every
     step; a slow average is released. A small teacher on a small world needs less guidance; it saw single frames without
     its layers along time.
     """
-    return Recipe(
+    return VideoLCMRecipe(
         name="mini",
         steps=800,
         batch=10,
@@ -79,4 +141,4 @@ def mini() -> Recipe:
     )
 
 
-RECIPES: Final[dict[str, Callable[[], Recipe]]] = {"paper": paper, "authors": authors, "mini": mini}
+RECIPES: Final[dict[str, Callable[[], VideoLCMRecipe]]] = {"paper": paper, "authors": authors, "mini": mini}

@@ -15,6 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from ..methods.method import Follower
+from ..networks import VgenNetwork
+from ..recipes.base import Recipe
 from ..teachers import Teacher
 
 ADAPTER: Final = "default"
@@ -81,6 +84,23 @@ class LoraStudent:
             delta = layer.get_delta_weight(ADAPTER).detach()
             state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
         return state
+
+    def average(self, recipe: Recipe) -> Follower:
+        """Of the adapters' matrices: what is exported merged, for kohya and for peft is then one network."""
+        weights = copy.deepcopy(self.network).requires_grad_(False).train(False)
+
+        def adapters() -> dict[str, Tensor]:
+            return {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
+
+        return Follower(module=VgenNetwork(weights), weights=weights, values=adapters, decay=recipe.average_decay)
+
+    def identity(self) -> dict[str, str]:
+        """Rank, alpha and place: with another alpha the same weights are another network."""
+        o = self.options
+        alpha = float(o.rank if o.alpha is None else o.alpha)
+        convs = "with" if o.temporal_convs else "without"
+        targets = ", ".join(sorted(o.targets))
+        return {"student": f"LoRA of rank {o.rank}, alpha {alpha:g}, {convs} temporal convolutions, on {targets}"}
 
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..methods.method import Follower
+from ..networks import VgenNetwork
+from ..recipes.base import Recipe
 from ..teachers import Teacher
 
 
@@ -27,6 +30,12 @@ class Student(Protocol):
             network: a copy of ``network``, such as its moving average; None takes ``network`` itself.
         """
 
+    def average(self, recipe: Recipe) -> Follower:
+        """A slow average of what trains, beginning as it is now; ``effective_state`` takes its network."""
+
+    def identity(self) -> dict[str, str]:
+        """What a resumed run must share with the run that began."""
+
 
 class FullStudent:
     """All weights train; they begin as the teacher's."""
@@ -35,12 +44,23 @@ class FullStudent:
         self.network = network
 
     def trainable(self) -> list[nn.Parameter]:
-        """All parameters."""
-        return list(self.network.parameters())
+        """All parameters but those of encoders that the data never feeds."""
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def effective_state(self, network: nn.Module | None = None) -> dict[str, Tensor]:
         """The state dict."""
         return _detached((network or self.network).state_dict())
+
+    def average(self, recipe: Recipe) -> Follower:
+        """Of all weights."""
+        weights = copy.deepcopy(self.network).float().requires_grad_(False).train(False)
+        return Follower(
+            module=VgenNetwork(weights), weights=weights, values=self.effective_state, decay=recipe.average_decay
+        )
+
+    def identity(self) -> dict[str, str]:
+        """All weights train."""
+        return {"student": "all weights"}
 
 
 def full_student(teacher: Teacher) -> FullStudent:

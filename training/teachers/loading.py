@@ -22,6 +22,7 @@ from videolcm_core.networks.autoencoder import LATENT_SCALE, TinyAutoencoder
 from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
+from ..engine.files import released_state
 from .running import is_running_checkpoint, running_state
 from .teacher import Teacher
 
@@ -86,6 +87,43 @@ def load_teacher(
         autoencoder=_autoencoder(parts["vae"], path.name),
         metadata=known,
     )
+
+
+def load_encoders(path: Path | str) -> tuple[nn.Module, nn.Module]:
+    """Autoencoder and text encoder out of an all-in-one file.
+
+    Raises:
+        ValueError: the file has none; the text has what, got, allowed and what to do next.
+    """
+    path = Path(path)
+    try:
+        tensors, metadata, _ = load_state_dict(path)
+    except CheckpointError as error:
+        raise wrong_teacher(error) from error
+    parts, known = _parts(tensors), {k.removeprefix(_PREFIX): v for k, v in metadata.items()}
+    autoencoder, text = _autoencoder(parts["vae"], path.name), _text(parts["text"], known, path.name)
+    if autoencoder is None or text is None:
+        missing = "autoencoder" if autoencoder is None else "text encoder"
+        raise ValueError(
+            f"{path} has no {missing} of ours; allowed: an all-in-one file of this pack. Give one, or Stable "
+            "Diffusion's files (--vae FILE --text-encoder FILE)."
+        )
+    return autoencoder, text
+
+
+def load_autoencoder(path: Path | str) -> nn.Module:
+    """Our autoencoder, out of an all-in-one file or a running checkpoint of its training, told by the suffix.
+
+    Raises:
+        ValueError: the file has none.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return load_encoders(path)[0]
+    autoencoder = _autoencoder(released_state(path), path.name)
+    if autoencoder is None:
+        raise ValueError(f"{path} is no checkpoint of an autoencoder; give one, or an all-in-one .safetensors file.")
+    return autoencoder
 
 
 def wrong_teacher(error: CheckpointError) -> ValueError:
@@ -175,7 +213,8 @@ def _text(tensors: Mapping[str, Tensor], known: Mapping[str, str], file: str) ->
         return None
     try:
         sizes: dict[str, Any] = json.loads(known.get("text_config", "{}"))
-        text = TextEncoder(tensors["vocabulary"], TextConfig(**sizes))
+        with torch.random.fork_rng(devices=[]):  # reading a file must not use up the run's random numbers
+            text = TextEncoder(tensors["vocabulary"], TextConfig(**sizes))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"wrong teacher {file}: its text_config cannot be read ({error}); allowed: the sizes of a CLIP "
@@ -188,7 +227,8 @@ def _autoencoder(tensors: Mapping[str, Tensor], file: str) -> nn.Module | None:
     """Our small autoencoder, if the file has one."""
     if not any(key.startswith("taesd_encoder.") for key in tensors):
         return None
-    model = TinyAutoencoder().channels_last()
+    with torch.random.fork_rng(devices=[]):
+        model = TinyAutoencoder().channels_last()
     _filled(model, tensors, f"{file} ({VAE_PREFIX})")
     model.skip_idle_blocks()
     return model

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from videolcm_core.families.foreign import UNET_PREFIX
 
-_RELEASED = ("average", "student")
+from ..engine.files import load_checkpoint, released_weights
 
 
 def is_running_checkpoint(path: Path) -> bool:
@@ -27,22 +26,24 @@ def is_running_checkpoint(path: Path) -> bool:
 
 
 def running_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The weights that a run releases: its average, or a student's own where its recipe keeps none.
+    """The weights that a run releases, as its recipe says.
 
     Returns:
         weights under the prefixes of an all-in-one file (a bare network's without), and whether it is a student.
 
     Raises:
-        ValueError: the checkpoint keeps no such weights, or those of a LoRA.
+        ValueError: the checkpoint is damaged, keeps no such weights, or those of a LoRA.
     """
-    task: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["task"]
-    student = "student" in task
-    found = next((task[name] for name in _RELEASED if isinstance(task.get(name), Mapping)), None)
-    if found is None or any(".lora_" in key for key in found):
-        got = ", ".join(sorted(map(str, task))) if found is None else "the adapters of a LoRA"
+    saved = load_checkpoint(path)
+    student = "student" in saved["task"]
+    try:
+        found = released_weights(saved, path)
+    except ValueError as error:
+        raise ValueError(f"wrong teacher {path.name}: {error}") from error
+    if any(".lora_" in key for key in found):
         raise ValueError(
-            f"wrong teacher {path.name}: got a running checkpoint with {got}; allowed: one with "
-            f"{' or '.join(_RELEASED)} whole. Export the run and give the exported file."
+            f"wrong teacher {path.name}: got a running checkpoint with the adapters of a LoRA; allowed: one with whole "
+            "weights. Export the run and give the exported file."
         )
     if not any(key.startswith("unet.") for key in found):
         return dict(found), student

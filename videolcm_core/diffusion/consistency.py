@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from .schedule import expand_to
+from .schedule import NUM_TIMESTEPS, expand_to
 
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
@@ -24,12 +26,34 @@ def boundary_scalings(
         timestep_scaling: Factor on ``t``; 10 for VideoLCM, 4 for MCM.
 
     Returns:
-        ``c_skip`` and ``c_out``, float64, of the shape of ``t``.
+        ``c_skip`` and ``c_out``, float64 on the CPU, of the shape of ``t``.
     """
-    scaled = t.to(torch.float64) * timestep_scaling
+    scaled = t.detach().to("cpu", torch.float64) * timestep_scaling
     c_skip = sigma_data**2 / (scaled**2 + sigma_data**2)
     c_out = scaled / (scaled**2 + sigma_data**2).sqrt()
     return c_skip, c_out
+
+
+@lru_cache(16)
+def _table(
+    sigma_data: float, timestep_scaling: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Both scalings at every timestep, rounded once from float64: ``[NUM_TIMESTEPS + 1]`` each, on the device.
+
+    Computed on the CPU, because not every device has float64; kept, so that a step waits for no copy.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        exact = boundary_scalings(torch.arange(NUM_TIMESTEPS + 1), sigma_data, timestep_scaling)
+        return exact[0].to(dtype).to(device), exact[1].to(dtype).to(device)
+
+
+def _scalings(like: Tensor, t: Tensor, sigma_data: float, timestep_scaling: float) -> tuple[Tensor, Tensor]:
+    """``c_skip`` and ``c_out`` at ``t`` in the dtype and on the device of ``like``."""
+    if t.dtype in (torch.int64, torch.int32) and t.device == like.device:
+        c_skip, c_out = _table(sigma_data, timestep_scaling, like.dtype, like.device)
+        return c_skip[t], c_out[t]
+    c_skip, c_out = boundary_scalings(t, sigma_data, timestep_scaling)
+    return c_skip.to(like.dtype).to(like.device), c_out.to(like.dtype).to(like.device)
 
 
 def consistency_function(
@@ -48,9 +72,7 @@ def consistency_function(
         sigma_data: See `boundary_scalings`.
         timestep_scaling: See `boundary_scalings`.
     """
-    c_skip, c_out = (
-        expand_to(c.to(pred_x_0.dtype), pred_x_0) for c in boundary_scalings(t, sigma_data, timestep_scaling)
-    )
+    c_skip, c_out = (expand_to(c, pred_x_0) for c in _scalings(pred_x_0, t, sigma_data, timestep_scaling))
     return c_skip * x_t + c_out * pred_x_0
 
 

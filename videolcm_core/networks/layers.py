@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Operations = Any
 """A namespace with Linear, Conv1d, Conv2d, Conv3d, GroupNorm and LayerNorm: ``torch.nn`` or the host's."""
@@ -26,11 +27,15 @@ class Step(NamedTuple):
         emb: Timestep embedding ``[B, E]``, or one per frame ``[B*F, E]``.
         context: Text (and image) tokens ``[B, L, D]``, or one set per frame ``[B*F, L, D]``.
         num_frames: F.
+        temporal: False passes around the layers along time, for single frames of a teacher that was trained so.
+        recompute: Keep only each block's input for the backward pass and compute the rest again; numbers are the same.
     """
 
     emb: Tensor
     context: Tensor
     num_frames: int
+    temporal: bool = True
+    recompute: bool = False
 
 
 class VideoLayer(nn.Module):
@@ -38,6 +43,12 @@ class VideoLayer(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to the same layout."""
+        if step.recompute:
+            return checkpoint(self.compute, x, step._replace(recompute=False), use_reentrant=False)
+        return self.compute(x, step)
+
+    def compute(self, x: Tensor, step: Step) -> Tensor:
+        """The layer itself; arguments as in ``forward``."""
         raise NotImplementedError
 
 

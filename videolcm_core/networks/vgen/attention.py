@@ -180,7 +180,7 @@ class SpatialTransformer(VideoLayer):
         )
         self.proj_out = zero_init(operations.Linear(inner, channels, **kw))
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def compute(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to the same shape."""
         tokens = self.proj_in(to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
@@ -205,8 +205,10 @@ class TemporalTransformer(VideoLayer):
         )
         self.proj_out = zero_init(conv(inner, channels, 1, **kw))
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def compute(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to the same shape."""
+        if not step.temporal:
+            return x
         height, frames = x.shape[2], step.num_frames
         rows = self.norm(time_rows(x, frames))
         # One copy to pixel-major order here and one back: cheaper than one per query, key and value. For a single

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..fused import group_norm_class
 from ..layers import Operations, Step, VideoLayer, from_time_rows, repeat_to, temporal_conv_class, time_rows, zero_init
@@ -55,11 +56,13 @@ class ResBlock(VideoLayer):
         # The misspelling is the authors' key.
         self.temopral_conv = TemporalConvBlock(out_channels, dropout, operations, **kw)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def compute(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to ``[B*F, out_channels, H, W]``."""
         h = self.in_layers(x)
         h = h + repeat_to(self.emb_layers(step.emb), len(h))[:, :, None, None]
         h = self.skip_connection(x) + self.out_layers(h)
+        if not step.temporal:
+            return h
         return from_time_rows(self.temopral_conv(time_rows(h, step.num_frames)), h.shape[2])
 
 
@@ -71,7 +74,7 @@ class Downsample(VideoLayer):
         super().__init__()
         self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1, **kw)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def compute(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to ``[B*F, C, ceil(H/2), ceil(W/2)]``."""
         return self.op(x)
 
@@ -94,6 +97,11 @@ class Block(nn.ModuleList):
 
     def forward(self, x: Tensor, step: Step, size: tuple[int, int] | None = None) -> Tensor:
         """Run the layers; ``size`` is what an `Upsample` at the end grows to."""
+        if step.recompute:
+            return checkpoint(self._layers, x, step._replace(recompute=False), size, use_reentrant=False)
+        return self._layers(x, step, size)
+
+    def _layers(self, x: Tensor, step: Step, size: tuple[int, int] | None) -> Tensor:
         for layer in self:
             if isinstance(layer, VideoLayer):
                 x = layer(x, step)

@@ -169,6 +169,8 @@ class UNet3D(nn.Module):
         single_sketch: Tensor | None = None,
         local_image: Tensor | None = None,
         canny: Tensor | None = None,
+        temporal: bool = True,
+        recompute: bool = False,
     ) -> Tensor:
         """Predict (v, eps or x_0, as trained) from noised latents.
 
@@ -188,6 +190,8 @@ class UNet3D(nn.Module):
             single_sketch: Sketch of the first frame on every frame, 1 channel.
             local_image: The first frame in [0, 1] on every frame, 3 channels.
             canny: Edges in [0, 1], 1 channel.
+            temporal: False passes around all layers along time; see `Step`.
+            recompute: Compute activations again in the backward pass; see `Step`.
 
         Returns:
             The layout and size of ``x`` with ``out_channels`` channels.
@@ -212,7 +216,7 @@ class UNet3D(nn.Module):
         h = to_frames(x) if is_video else x.contiguous(memory_format=torch.channels_last)
         h = self._with_concat(h, concat, encoded, frames)
         emb, videos = self._embedding(t, fps, h), h.shape[0] // frames
-        step = Step(emb, self._context(context, image, histogram, videos, h), frames)
+        step = Step(emb, self._context(context, image, histogram, videos, h), frames, temporal, recompute)
         h = self._blocks(h, step)
         return to_video(h, frames) if is_video else h
 

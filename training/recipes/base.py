@@ -1,37 +1,40 @@
-"""What a recipe is."""
+"""What every recipe has; a method's own recipe adds its numbers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from ..engine.loop import warmup_stable_decay
+import torch
+
+from ..engine.rates import warmup_stable_decay
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "rate_schedule": ("constant", "cosine", "stable_decay"),
-    "uncond": ("empty", "negative"),
-    "grid_draw": ("uniform", "stratified"),
     "precision": ("no", "bf16", "fp16"),
     "teacher_precision": ("float32", "bfloat16", "float16"),
-    "solver_precision": ("float32", "float64"),
-    "release": ("student", "average", "target"),
+}
+"""Allowed values of fields that are names."""
+DTYPES: Final = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A consistency distillation.
+    """All numbers of a run that its result depends on.
 
     Attributes:
         name: of the recipe.
         steps: optimiser steps.
-        batch: clips of a step, all processes and accumulated parts together.
+        batch: clips of a step, all processes and micro-batches together.
         image_batch: images of an image step.
         images: steps on images to every ``videos`` steps on clips; 0 is none.
         videos: see ``images``.
-        image_temporal: whether images pass the layers along time, as single frames. False goes around these layers, for
-            teachers that were trained so.
         learning_rate: its peak.
         rate_schedule: "constant", "cosine" (to 0 at ``rate_steps``) or "stable_decay" (half cosine to 1 % in the last
             ``rate_decay`` of the steps); after the warm-up.
@@ -43,25 +46,16 @@ class Recipe:
         adam_eps: of AdamW.
         weight_decay: of AdamW.
         clip_norm: largest norm of all gradients; 0 does not clip.
-        image_key_scale: factor on the gradients of layers that Stable Diffusion has too.
-        w: guidance, ``(1 + w) cond - w uncond``: a scale of ``1 + w`` in ``u + g (c - u)``.
-        uncond: what guidance goes away from: "empty" or the "negative" prompt.
-        negative_prompt: for ``uncond`` "negative".
-        original_steps: intervals of the DDIM grid; skips are 1000 / it.
-        grid_draw: "uniform", or "stratified": one interval out of each of ``batch`` equal parts.
-        huber_c: of the pseudo-Huber distance.
-        timestep_scaling: of the consistency function.
-        target_ema: decay of the target network.
-        average_ema: decay of a slower average that is kept beside; 0 keeps none.
-        teacher_dropout: whether the teacher is in training mode.
-        target_dropout: whether the target network is.
+        average_ema: decay of a slow average that is kept beside; 0 keeps none.
         release: which network is exported.
         precision: of the networks' arithmetic ("no" is float32).
         teacher_precision: of the frozen teacher's weights.
-        solver_precision: of the schedule, the solver and the consistency function.
         save_steps: steps between checkpoints.
         seed: of all draws.
     """
+
+    choices: ClassVar[dict[str, tuple[str, ...]]] = CHOICES
+    releases: ClassVar[tuple[str, ...]] = ("student", "average")
 
     name: str
     steps: int = 4000
@@ -69,7 +63,6 @@ class Recipe:
     image_batch: int = 48
     images: int = 1
     videos: int = 3
-    image_temporal: bool = True
     learning_rate: float = 1e-5
     rate_schedule: str = "constant"
     warmup: int = 0
@@ -80,22 +73,10 @@ class Recipe:
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 0.0
-    image_key_scale: float = 1.0
-    w: float = 9.0
-    uncond: str = "empty"
-    negative_prompt: str = ""
-    original_steps: int = 50
-    grid_draw: str = "uniform"
-    huber_c: float = 0.001
-    timestep_scaling: float = 10.0
-    target_ema: float = 0.95
     average_ema: float = 0.0
-    teacher_dropout: bool = False
-    target_dropout: bool = False
     release: str = "student"
     precision: str = "bf16"
     teacher_precision: str = "bfloat16"
-    solver_precision: str = "float64"
     save_steps: int = 0
     seed: int = 0
 
@@ -105,17 +86,13 @@ class Recipe:
         Raises:
             ValueError: with the field, the value and what is allowed.
         """
-        for field, allowed in CHOICES.items():
+        for field, allowed in (self.choices | {"release": self.releases}).items():
             if (value := getattr(self, field)) not in allowed:
                 raise ValueError(f"{field} is {value!r}; allowed: {', '.join(allowed)}.")
-        for field in ("batch", "image_batch", "original_steps"):
+        for field in ("batch", "image_batch"):
             if (value := getattr(self, field)) < 1:
                 raise ValueError(f"{field} is {value}; allowed: 1 or more.")
-        for field in ("target_ema", "average_ema"):
-            if not 0.0 <= (value := getattr(self, field)) < 1.0:
-                raise ValueError(
-                    f"{field} is {value}; allowed: 0 up to, not including, 1. The paper's target has 0.95."
-                )
+        check_decay("average_ema", self.average_ema)
         if self.steps < 0 or self.learning_rate <= 0:
             raise ValueError(
                 f"steps is {self.steps} and learning_rate {self.learning_rate}; allowed: 0 or more, and above 0."
@@ -124,6 +101,11 @@ class Recipe:
             raise ValueError(
                 "release is 'average' but average_ema is 0; give a decay such as 0.999, or release another."
             )
+
+    @property
+    def teacher_dtype(self) -> torch.dtype:
+        """Of the frozen teacher's weights."""
+        return DTYPES[self.teacher_precision]
 
     def rate(self, index: int) -> float:
         """Learning rate of a step."""
@@ -138,6 +120,20 @@ class Recipe:
         progress = min(1.0, (index - self.warmup) / max(1, self.rate_steps - self.warmup))
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
+    def average_decay(self, index: int) -> float:
+        """Decay of the slow average at a step: a young one is a plain mean, else the first weights stay for long."""
+        return min(self.average_ema, (index + 1) / (index + 10))
+
     def settings(self) -> dict[str, Any]:
         """All fields by name: numbers, strings and truth values only."""
         return dict(vars(self))
+
+
+def check_decay(field: str, value: float) -> None:
+    """Refuse a decay that is none.
+
+    Raises:
+        ValueError: it is not in [0, 1).
+    """
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{field} is {value}; allowed: 0 up to, not including, 1. The paper's target has 0.95.")

@@ -1,0 +1,6 @@
+"""Moved: ``python -m training.mini.retrieval``."""
+
+from ..moved import run_moved
+
+if __name__ == "__main__":
+    run_moved("training.metrics.retrieval")

@@ -1,0 +1,6 @@
+"""Moved: ``python -m training.mini.depth``."""
+
+from .moved import run_moved
+
+if __name__ == "__main__":
+    run_moved("training.train_depth")
