@@ -13,10 +13,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import torch  # noqa: E402
 
+from training.engine.identity import Identity  # noqa: E402
 from training.engine.loop import LoopOptions, run  # noqa: E402
 from training.engine.processes import open_accelerator  # noqa: E402
-from training.engine.task import DistillationTask, Scale  # noqa: E402
-from training.recipes import mini, paper  # noqa: E402
+from training.engine.task import MethodTask, Scale  # noqa: E402
+from training.methods import Inputs, find_method  # noqa: E402
+from training.recipes.videolcm import mini, paper  # noqa: E402
+from training.students import FullStudent  # noqa: E402
 from videolcm_core.diffusion.schedule import Schedule  # noqa: E402
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig  # noqa: E402
 
@@ -30,19 +33,6 @@ CONFIG = UNetConfig(
     head_dim=64,
     dropout=0.0,
 )
-
-
-class TinyStudent:
-    """All weights train."""
-
-    def __init__(self, network):
-        self.network = copy.deepcopy(network).requires_grad_(True)
-
-    def trainable(self):
-        return list(self.network.parameters())
-
-    def effective_state(self):
-        return dict(self.network.named_parameters())
 
 
 @dataclass
@@ -115,11 +105,26 @@ def exact_recipe(**changes):
     return replace(paper(), **(values | changes))
 
 
-def tiny_task(recipe=None, accelerator=None, scale=None, batches=None, teacher=None):
+def tiny_student(teacher):
+    """All weights train."""
+    return FullStudent(copy.deepcopy(teacher.network).requires_grad_(True))
+
+
+def tiny_task(recipe=None, accelerator=None, scale=None, batches=None, teacher=None, recompute=False, **more):
     teacher = teacher or tiny_teacher()
     recipe, scale = recipe or exact_recipe(), scale or Scale()
     accelerator = accelerator or open_accelerator(recipe.precision, scale.accumulation, cpu=True)
-    return DistillationTask(batches or TinyBatches(), teacher, TinyStudent(teacher.network), recipe, accelerator, scale)
+    inputs = Inputs(
+        teacher=teacher, student=tiny_student(teacher), device=accelerator.device, recompute=recompute, **more
+    )
+    return MethodTask(batches or TinyBatches(), find_method("videolcm").build(recipe, inputs), accelerator, scale)
+
+
+def network_of(task, name):
+    """The weights of a part of a task: student, target, average or teacher."""
+    method = task.method
+    part = method.trained.get(name) or method.followers.get(name)
+    return method.frozen[name].network if part is None else part.weights
 
 
 def main():
@@ -140,7 +145,7 @@ def main():
     print(f"{accelerator.num_processes} processes")
     scale = Scale(accumulation=options.accumulation, shard=options.shard)
     task = tiny_task(recipe, accelerator, scale, TinyBatches(kill_at=options.kill_at))
-    loop = LoopOptions(checkpoint=options.out, steps=options.steps, save_steps=options.save_steps)
+    loop = LoopOptions(checkpoint=options.out, identity=Identity(), steps=options.steps, save_steps=options.save_steps)
     run(task, loop, accelerator)
     accelerator.end_training()
 

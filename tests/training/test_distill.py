@@ -1,5 +1,6 @@
 """The distill command from a teacher's file to an exported student, its pictures, curves and errors."""
 
+import argparse
 import importlib.util
 
 import numpy as np
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import distill
 from training.engine import costs
 from training.engine.trackers import check_tracker
-from training.engine.validation import Scenes, Validation, contact_sheet
+from training.engine.validation import Validation, contact_sheet
 from training.mini import captions, example_clips
 from training.mini import family as mini
 from videolcm_core.networks.autoencoder import TinyAutoencoder
@@ -55,8 +56,7 @@ def test_clips_to_a_student_with_curves_and_pictures(tmp_path, teacher, clips):
         "step_000001.webp",
         "step_000002.png",
         "step_000002.webp",
-        "teacher.pt",
-    }
+    } | {p.name for p in (out / "samples").glob("teacher_*.pt")}
     events = EventAccumulator(str(out / "events"))
     events.Reload()
     tags = events.Tags()
@@ -67,7 +67,7 @@ def test_clips_to_a_student_with_curves_and_pictures(tmp_path, teacher, clips):
     assert known["videolcm.sampling"] == "lcm" and float(known["videolcm.w"]) == 5.0
     moved = mini.load_all_in_one(exported).unet.state_dict()["out.2.weight"]
     assert not torch.equal(moved, mini.load_all_in_one(teacher).unet.state_dict()["out.2.weight"])
-    loaded = distill.load_student(out / "checkpoint.pt")
+    loaded = mini.load_student(out / "checkpoint.pt")
     torch.testing.assert_close(loaded.state_dict()["out.2.weight"], moved, atol=1e-3, rtol=1e-3)
 
 
@@ -116,13 +116,14 @@ def test_a_missing_tracker_is_named():
 def test_validation_leaves_the_run_as_it_was(tmp_path):
     tasks = [tiny.tiny_task() for _ in range(2)]
     teacher = tiny.tiny_teacher()
-    scenes = Scenes.of(tasks[0].batches, tasks[0].uncond, (), 2, 0)
+    options = argparse.Namespace(prompts=[], samples=2)
+    scenes = distill.scenes_of(tasks[0].batches, tasks[0].uncond, options, 0)
     watch = Validation(tasks[0], teacher, scenes, tmp_path, None, steps=(1, 2), teacher_steps=2)
     for index in range(2):
         for task in tasks:
             task.step(index, torch.Generator())
         watch(index + 1, None)
-    first, second = (t.student.network.state_dict() for t in tasks)
+    first, second = (tiny.network_of(t, "student").state_dict() for t in tasks)
     assert all(torch.equal(v, second[k]) for k, v in first.items())
     assert (tmp_path / "step_000002.webp").exists()
 

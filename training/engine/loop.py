@@ -244,13 +244,13 @@ def run(task: Task, options: LoopOptions, processes: Processes | None = None) ->
         )
         stack.callback(progress.close)
         stop = stack.enter_context(Stop().caught())
-        _steps(this, progress, stop, tracker)
+        _steps(this, start, progress, stop, tracker)
 
 
-def _steps(this: _Run, bar: tqdm, stop: Stop, tracker: Tracker | None) -> None:
+def _steps(this: _Run, start: int, bar: tqdm, stop: Stop, tracker: Tracker | None) -> None:
     """The loop itself."""
     options, smooth, rate = this.options, Smooth(), Rate()
-    index = bar.initial
+    index = start
     try:
         for index in bar:
             values = dict(this.task.step(index, step_generator(options.seed, index)))

@@ -19,7 +19,7 @@ from .sampling import Row
 
 CHUNK = 8
 """Clips at once: a file each, and the batch of the network."""
-REAL, AUTOENCODED = "real clips", "real clips, autoencoded"
+REAL, AUTOENCODED = "real", "real, autoencoded"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ from checks import guided_tolerance
 from reference import Reference, Result, build_network
 from torch import Tensor
 
-from training.methods.consistency_distillation import ConsistencyDistillation
+from training.methods.parts.consistency import ConsistencyLoss
+from training.methods.parts.grid import TimestepGrid
+from training.methods.parts.solver import GuidedDDIM
 from videolcm_core.diffusion.consistency import boundary_scalings
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.vgen.unet3d import UNet3D
@@ -43,32 +45,39 @@ def check_distill_step(reference: Reference, tolerance: float) -> Iterator[Resul
         build_network(reference.metadata, int(seeds[role]), folder) for role in ("student", "teacher", "target")
     )
     schedule = Schedule.create(dtype=torch.float64)
-    grid = reference.tensors.get("ddim_timesteps")
-    method = ConsistencyDistillation(schedule, original_steps=50 if grid is None else len(grid))
-    losses, along = method.loss(
+    known = reference.tensors.get("ddim_timesteps")
+    grid = TimestepGrid.ddim(50 if known is None else len(known))
+    t, t_prev = grid.at(reference.get("index"))
+    losses, along = ConsistencyLoss(schedule=schedule, solver=GuidedDDIM(schedule))(
         student,
         teacher,
         target,
-        reference.get("latents"),
-        reference.get("y"),
-        reference.get("y_negative"),
-        reference.get("index"),
-        reference.get("noise"),
-        reference.get("w").flatten(),
+        x_0=reference.get("latents"),
+        noise=reference.get("noise"),
+        text=reference.get("y"),
+        uncond=reference.get("y_negative"),
+        t=t,
+        t_prev=t_prev,
+        w=reference.get("w").flatten(),
     )
     loss = losses.mean()
-    yield from _compare_forward(reference, method, losses, along, tolerance)
+    yield from _compare_forward(reference, schedule, grid, losses, along, tolerance)
     yield from _compare_update(reference, student, target, loss, tolerance)
 
 
 def _compare_forward(
-    reference: Reference, method: ConsistencyDistillation, losses: Tensor, along: dict[str, Tensor], tolerance: float
+    reference: Reference,
+    schedule: Schedule,
+    timesteps: TimestepGrid,
+    losses: Tensor,
+    along: dict[str, Tensor],
+    tolerance: float,
 ) -> Iterator[Result]:
     t, t_prev = along["t"], along["t_prev"]
     skip_start, out_start = boundary_scalings(t)
     skip, out = boundary_scalings(t_prev)
-    grid, grid_prev = method.grid, method.grid_prev
-    table = method.schedule.alphas_cumprod
+    grid, grid_prev = timesteps.t, timesteps.t_prev
+    table = schedule.alphas_cumprod
     got = {theirs: along[ours].detach() for theirs, ours in _ALONG.items()} | {
         "c_skip_start": skip_start,
         "c_out_start": out_start,

@@ -16,13 +16,14 @@ from PIL import Image
 from training.data import opening
 from training.data.batches import BatchOptions, SourceBatches
 from training.data.cache_files import CachedClips
+from training.data.corpus import Corpus, CorpusClips, Shard
 from training.data.decode import FrameSampling
 from training.data.encoders import Encoders, chosen_encoders
 from training.data.latents import LatentClips
 from training.data.mixing import Ratio
 from training.data.opening import DataSpec, caption_vocabulary, open_batches
 from training.data.tokens import tokenize
-from training.data.corpus import CorpusClips
+from training.mini import captions, world
 from training.teachers import Teacher
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.autoencoder import TinyAutoencoder
@@ -100,7 +101,9 @@ def equal(first, second):
 
 def corpus_batches(corpus, teacher, **options):
     options = BatchOptions(**({"batch": 4, "image_batch": 6} | options))
-    videos = CorpusClips(data=corpus)
+    shards = tuple(Shard(file="", forms=captions.caption_forms(c), clips=1, digest="") for c in world.combinations())
+    listed = Corpus(folder=Path(), shards=shards, world="", width=64, height=64, frames=16, fps=8)
+    videos = CorpusClips(corpus=listed, latents=corpus.latents, labels=corpus.labels)
     return SourceBatches(videos, replace(videos, single=True), options, Encoders.of_teacher(teacher))
 
 

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from training.engine.loop import LoopOptions, run, save_atomically, update_ema, warmup_stable_decay
+from training.engine.files import save_atomically
+from training.engine.followers import update_ema
+from training.engine.identity import Identity
+from training.engine.loop import LoopOptions, run
+from training.engine.rates import warmup_stable_decay
 
 
 class Regression:
@@ -34,7 +38,7 @@ class Regression:
 
 
 def options(folder, **more):
-    return LoopOptions(checkpoint=folder / "state.pt", steps=20, **more)
+    return LoopOptions(**({"checkpoint": folder / "state.pt", "identity": Identity(), "steps": 20} | more))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -50,7 +54,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
-    with pytest.raises(FloatingPointError, match="step 7.*last good"):
+    with pytest.raises(FloatingPointError, match="step 7.*after 7 steps, all of whose numbers are finite"):
         run(Regression(bad_at=7), options(tmp_path, save_seconds=0.0))
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     assert saved["step"] == 7

@@ -8,12 +8,15 @@ import pytest
 import tiny_training as tiny
 import torch
 
+from training.engine.identity import Identity
 from training.engine.loop import LoopOptions, run, step_generator
-from training.engine.networks import spatial_parameters
 from training.engine.processes import open_accelerator, share
 from training.engine.randomness import Draws, draw_samples
-from training.engine.task import DistillationTask, Scale
-from training.recipes import authors, paper
+from training.engine.task import MethodTask, Scale
+from training.methods import Inputs, find_method
+from training.networks import VgenNetwork
+from training.recipes.videolcm import authors, paper
+from training.students import FullStudent
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
@@ -25,7 +28,7 @@ def step(task, index=0):
 
 
 def weights(task):
-    return {k: v.clone() for k, v in task.student.network.state_dict().items()}
+    return {k: v.clone() for k, v in tiny.network_of(task, "student").state_dict().items()}
 
 
 def largest_difference(a, b):
@@ -33,7 +36,7 @@ def largest_difference(a, b):
 
 
 def test_a_step_is_the_authors(monkeypatch):
-    monkeypatch.syspath_prepend(str(GOLDEN))
+    monkeypatch.syspath_prepend(str(GOLDEN.parent / "support" / "golden"))
     from reference import Reference, build_network
 
     reference = Reference.open(GOLDEN / "distill_step.safetensors")
@@ -56,26 +59,24 @@ def test_a_step_is_the_authors(monkeypatch):
 
         def batch(self, step, samples):
             assert samples == range(count)
-            return SimpleNamespace(latents=reference.get("latents"), context=reference.get("y"), extra={})
+            return SimpleNamespace(latents=reference.get("latents"), context=reference.get("y"), extra={}, images=False)
 
-    def draw(shape, samples, *, seed, step):
+    def draw(shape, samples, *, seed, step, phase=0):
         nothing = torch.zeros(count, dtype=torch.float64)
         grid = (reference.get("index").double() + 0.5) / len(reference.get("ddim_timesteps"))
         return Draws(noise=reference.get("noise"), grid=grid, guidance=nothing, source=nothing)
 
-    kept = SimpleNamespace(
-        network=student,
-        trainable=lambda: list(student.parameters()),
-        effective_state=lambda: dict(student.named_parameters()),
-    )
     student.requires_grad_(True)
     recipe = replace(paper(), precision="no", teacher_precision="float32", original_steps=50, batch=count)
-    schedule = SimpleNamespace(network=teacher, schedule=Schedule.create(dtype=torch.float64), prediction="v")
     accelerator = open_accelerator("no", cpu=True)
-    task = DistillationTask(Recorded(), schedule, kept, recipe, accelerator, draw=draw)
-    task.target.load_state_dict(target.state_dict())
+    of = SimpleNamespace(network=teacher, schedule=Schedule.create(dtype=torch.float64), prediction="v")
+    method = find_method("videolcm").build(
+        recipe, Inputs(teacher=of, student=FullStudent(student), device=accelerator.device)
+    )
+    task = MethodTask(Recorded(), method, accelerator, draw=draw)
+    tiny.network_of(task, "target").load_state_dict(target.state_dict())
     grads = {}
-    task.optimizer.optimizer.register_step_pre_hook(
+    task.running["student"].inner.register_step_pre_hook(
         lambda *_: grads.update({n: p.grad.clone() for n, p in student.named_parameters()})
     )
     values = step(task)
@@ -84,7 +85,7 @@ def test_a_step_is_the_authors(monkeypatch):
     sources = {
         "grad.": grads,
         "student_after.": dict(student.named_parameters()),
-        "target_after.": dict(task.target.network.named_parameters()),
+        "target_after.": dict(tiny.network_of(task, "target").named_parameters()),
     }
     compared = 0
     for name, want in reference.tensors.items():
@@ -99,36 +100,37 @@ def test_a_step_is_the_authors(monkeypatch):
 
 def test_gradients_reach_the_student_only():
     task = tiny.tiny_task()
-    before = {k: v.clone() for k, v in task.teacher.network.state_dict().items()}
-    start, target = weights(task), {k: v.clone() for k, v in task.target.network.state_dict().items()}
+    before = {k: v.clone() for k, v in tiny.network_of(task, "teacher").state_dict().items()}
+    start, target = weights(task), {k: v.clone() for k, v in tiny.network_of(task, "target").state_dict().items()}
     step(task)
-    assert all(torch.equal(v, task.teacher.network.state_dict()[k]) for k, v in before.items())
+    assert all(torch.equal(v, tiny.network_of(task, "teacher").state_dict()[k]) for k, v in before.items())
     after = weights(task)
     assert all(not torch.equal(start[k], after[k]) for k in start if k.endswith("weight"))
-    for k, v in task.target.network.state_dict().items():
+    for k, v in tiny.network_of(task, "target").state_dict().items():
         torch.testing.assert_close(v, 0.95 * target[k] + 0.05 * after[k])
 
 
-@pytest.mark.parametrize("scale", [Scale(accumulation=2), Scale(accumulation=4), Scale(checkpointing=True)], ids=str)
+@pytest.mark.parametrize("scale", [{"accumulation": 2}, {"accumulation": 4}, {"recompute": True}], ids=str)
 def test_the_layout_changes_nothing(scale):
     tasks, losses = [], []
-    for layout in (Scale(), scale):  # one after the other: accelerate keeps one number of parts for the process
-        tasks.append(tiny.tiny_task(scale=layout))
+    for layout in ({}, scale):  # one after the other: accelerate keeps one number of micro-batches for the process
+        recompute = layout.get("recompute", False)
+        tasks.append(tiny.tiny_task(scale=Scale(accumulation=layout.get("accumulation", 1)), recompute=recompute))
         losses.append([step(tasks[-1], index)["loss"] for index in range(2)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert largest_difference(*map(weights, tasks)) <= 1e-6
 
 
 def test_checkpointing_repeats_dropout():
-    def gradients(scale):
-        task, grads = tiny.tiny_task(scale=scale, teacher=tiny.tiny_teacher(dropout=0.5)), {}
-        task.optimizer.optimizer.register_step_pre_hook(
-            lambda *_: grads.update({n: p.grad.clone() for n, p in task.student.network.named_parameters()})
+    def gradients(recompute):
+        task, grads = tiny.tiny_task(recompute=recompute, teacher=tiny.tiny_teacher(dropout=0.5)), {}
+        task.running["student"].inner.register_step_pre_hook(
+            lambda *_: grads.update({n: p.grad.clone() for n, p in tiny.network_of(task, "student").named_parameters()})
         )
         step(task)
         return grads
 
-    plain, saving = gradients(Scale()), gradients(Scale(checkpointing=True))
+    plain, saving = gradients(False), gradients(True)
     assert largest_difference(plain, saving) <= 1e-7
 
 
@@ -136,9 +138,9 @@ def test_low_precision_trains_float32_weights():
     recipe = tiny.exact_recipe(precision="bf16", teacher_precision="bfloat16", average_ema=0.9)
     task, exact = tiny.tiny_task(recipe), tiny.tiny_task(tiny.exact_recipe(average_ema=0.9))
     values, wanted = step(task), step(exact)
-    assert next(task.teacher.parameters()).dtype == torch.bfloat16
-    for network in (task.student.network, task.target.network, task.average.network):
-        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert next(tiny.network_of(task, "teacher").parameters()).dtype == torch.bfloat16
+    for name in ("student", "target", "average"):
+        assert {p.dtype for p in tiny.network_of(task, name).parameters()} == {torch.float32}
     assert values["loss"] == pytest.approx(wanted["loss"], rel=0.05)
 
 
@@ -147,21 +149,26 @@ def test_the_authors_dropout_is_on_in_all_three_and_the_papers_only_in_the_stude
     for recipe in (authors(), paper()):
         recipe = replace(recipe, precision="no", teacher_precision="float32", batch=4, images=0)
         task = tiny.tiny_task(recipe, teacher=tiny.tiny_teacher(dropout=0.1))
-        modes[recipe.name] = [n.training for n in (task.student.network, task.teacher.network, task.target.network)]
+        modes[recipe.name] = [tiny.network_of(task, n).training for n in ("student", "teacher", "target")]
     assert modes == {"authors": [True, True, True], "paper": [True, False, False]}
 
 
 def test_image_keys_are_those_of_stable_diffusion():
-    network = UNet3D(UNetConfig(), device="meta")
-    assert len(spatial_parameters(network)) == 682
+    network = VgenNetwork(UNet3D(UNetConfig(), device="meta"))
+    groups = network.groups()
+    assert len(groups["spatial"]) == 682
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(name for name, _ in network.network.named_parameters())
 
 
 def test_gradients_of_image_keys_are_halved():
     found = []
     for factor in (1.0, 0.5):
         task, grads = tiny.tiny_task(tiny.exact_recipe(image_key_scale=factor)), {}
-        task.optimizer.optimizer.register_step_pre_hook(
-            lambda *_, t=task, g=grads: g.update({n: p.grad.clone() for n, p in t.student.network.named_parameters()})
+        task.running["student"].inner.register_step_pre_hook(
+            lambda *_, t=task, g=grads: g.update(
+                {n: p.grad.clone() for n, p in tiny.network_of(t, "student").named_parameters()}
+            )
         )
         step(task)
         found.append(grads)
@@ -198,14 +205,15 @@ def test_shares_cover_the_batch_once():
 def test_a_stratified_grid_has_each_part_once():
     recipe = tiny.exact_recipe(grid_draw="stratified")
     task = tiny.tiny_task(recipe, batches=tiny.TinyBatches(clips=50))
-    index = task.grid_index(draw_samples((1,), range(50), seed=0, step=0), range(50), 50)
+    draws = draw_samples((1,), range(50), seed=0, step=0)
+    index = task.method.index(SimpleNamespace(draws=draws, samples=range(50), size=50))
     assert index.tolist() == list(range(50))
 
 
 def test_bad_data_stops_before_the_weights_change(tmp_path):
-    options = LoopOptions(checkpoint=tmp_path / "c.pt", steps=5, save_steps=1)
+    options = LoopOptions(checkpoint=tmp_path / "c.pt", identity=Identity(), steps=5, save_steps=1)
     task = tiny.tiny_task(batches=tiny.TinyBatches(broken_at=2))
-    with pytest.raises(FloatingPointError, match="step 2.*last good"):
+    with pytest.raises(FloatingPointError, match="step 2.*after 2 steps, all of whose numbers are finite"):
         run(task, options)
     assert torch.load(options.checkpoint, weights_only=True)["step"] == 2
     assert all(v.isfinite().all() for v in weights(task).values())
@@ -218,7 +226,7 @@ def test_a_resumed_task_is_identical():
     first = tiny.tiny_task(tiny.exact_recipe(average_ema=0.9), teacher=tiny.tiny_teacher(dropout=0.2))
     step(first, 0)
     second = tiny.tiny_task(tiny.exact_recipe(average_ema=0.9), teacher=tiny.tiny_teacher(dropout=0.2, seed=9))
-    second.teacher.network.load_state_dict(first.teacher.network.state_dict())
+    tiny.network_of(second, "teacher").load_state_dict(tiny.network_of(first, "teacher").state_dict())
     second.load_state(first.state())
     for index in (1, 2):
         step(second, index)

@@ -13,11 +13,12 @@ from torch import nn
 
 import setup
 from training import evaluate
-from training.evaluation import measures, models, results, sampling, sources, tables, workers
-from training.evaluation.samplers import SAMPLERS, trailing_timesteps
+from training.data.corpus import Corpus, write_index
+from training.evaluation import measures, models, prompts, results, sampling, sources, tables, workers
+from training.evaluation.samplers import SAMPLERS, Settings, trailing_timesteps
 from training.mini import family as mini
 from training.mini import world
-from training.mini.corpus import shard_path
+from training.mini.corpus import corpus_of, shard_path
 from videolcm_core.diffusion.samplers import sample_ddim
 from videolcm_core.diffusion.schedule import ddim_timesteps
 
@@ -34,7 +35,8 @@ def gaussian_network(x, t):
 
 def sampled(name, steps):
     noise = torch.randn(2, 4, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    result = SAMPLERS[name].run(gaussian_network, noise, steps, SCHEDULE, "v", lambda x, i: torch.randn(x.shape))
+    settings = Settings(schedule=SCHEDULE, prediction="v")
+    result = SAMPLERS[name].run(gaussian_network, noise, steps, settings, lambda x, i: torch.randn(x.shape))
     return noise, result
 
 
@@ -76,9 +78,10 @@ def test_cells_are_parsed():
 
 
 def test_clips_keep_their_prompt_and_noise_however_many_are_asked_for():
-    assert sampling.held_out_prompts(5) == sampling.held_out_prompts(40)[:5]
-    few, _ = sampling.noise_of(range(3, 5))
-    many, _ = sampling.noise_of(range(0, 6))
+    asked = [prompts.Prompt(text=str(i)) for i in range(3)]
+    assert prompts.in_turn(asked, 5) == prompts.in_turn(asked, 40)[:5] == [*asked, *asked[:2]]
+    few, _ = sampling.noise_of(range(3, 5), (4, 2, 3, 3))
+    many, _ = sampling.noise_of(range(0, 6), (4, 2, 3, 3))
     torch.testing.assert_close(few, many[3:5], rtol=0, atol=0)
 
 
@@ -93,6 +96,7 @@ def corpus(tmp_path_factory):
     for combination in world.held_out():
         clips = rng.integers(0, 256, (1, world.FRAMES, world.SIZE, world.SIZE, 3), dtype=np.uint8)
         np.savez(shard_path(folder, combination), clips=clips)
+    write_index(corpus_of(folder))
     return folder
 
 
@@ -128,7 +132,7 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
     assert "fvd" not in document["rows"]["real"]["values"]
     assert document["rows"]["real, autoencoded"]["values"]["fvd_latent"][0] == pytest.approx(0.0, abs=1e-6)
     assert row["network_calls"] == 1 and document["rows"]["teacher dpm++@1 cfg 1.5"]["network_calls"] == 2
-    assert document["protocol"]["clips a cell"] == 10 and "64 x 64" in document["protocol"]["resolution"]
+    assert document["protocol"]["clips a cell"] == 10 and "64 x 64" in document["protocol"]["reference"]
     for name in ("results.md", "fvd.svg", "fvd.png", "student@1.png"):
         assert (tmp_path / name).stat().st_size > 100
     # Killed in the middle: one chunk is missing, and only that one is made again, the same.
@@ -147,11 +151,12 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
 
 def test_two_processes_make_the_same_clips_as_one(corpus, tmp_path):
     source = sources.Source(
-        kind="cell", row=sampling.Row(model="student", steps=1), weights=mini_file(), hashes=("a",), clips=10
+        kind="cell", row=sampling.Row(model="student", steps=1), weights=mini_file(), hashes=("a",), clips=10, data=""
     )
+    asked = tuple(prompts.of_corpus(Corpus.open(corpus)))
     rows = []
     for count in (1, 2):
-        setup = workers.Setup(out=tmp_path / str(count), corpus=corpus)
+        setup = workers.Setup(out=tmp_path / str(count), prompts=asked, corpus=corpus)
         with workers.open_workers(setup, count) as team:
             team.run(source, ["flicker"])
             rows.append((team.rows(source, "flicker"), team.clips(source, 10)))
@@ -166,7 +171,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from training.evaluation import workers
-with workers.open_workers(workers.Setup(out=Path(sys.argv[1]), corpus=Path(sys.argv[1])), 2) as team:
+with workers.open_workers(workers.Setup(out=Path(sys.argv[1]), prompts=()), 2) as team:
     print(team.pool.submit(os.getpid).result(), flush=True)
     time.sleep(600)
 """
@@ -201,13 +206,14 @@ def test_running_checkpoints_are_completed_by_other_files(tmp_path):
     torch.save({"step": 3, "task": {"average": teacher}}, tmp_path / "teacher.pt")
     torch.save({"step": 3, "task": {"average": unet, "student": {}}}, tmp_path / "student.pt")
     torch.save({"step": 3, "task": {"other": 1}}, tmp_path / "foreign.pt")
-    with pytest.raises(ValueError, match="no autoencoder and no text"):
+    with pytest.raises(ValueError, match="no text encoder and no autoencoder"):
         models.load_model(tmp_path / "student.pt")
     loaded = models.load_model(tmp_path / "student.pt", [tmp_path / "teacher.pt", mini_file()])
     assert all(torch.equal(v, unet[k]) for k, v in loaded.unet.state_dict().items())
     weight = next(k for k, v in text.items() if v.ndim > 1)
-    assert torch.equal(loaded.text.state_dict()[weight], text[weight] + 1), "the teacher's, not the shipped one"
-    with pytest.raises(ValueError, match="no averaged network"):
+    used = loaded.encoders.text_encoder.state_dict()
+    assert torch.equal(used[weight], text[weight] + 1), "the teacher's, not the shipped one"
+    with pytest.raises(ValueError, match="releases none of them"):
         models.load_model(tmp_path / "foreign.pt", [mini_file()])
     with pytest.raises(FileNotFoundError, match="none.pt"):
         models.load_model(tmp_path / "none.pt")
@@ -215,10 +221,11 @@ def test_running_checkpoints_are_completed_by_other_files(tmp_path):
 
 def test_another_file_sampler_or_condition_is_another_cache(tmp_path):
     row = sampling.Row(model="student", steps=4)
-    base = {"kind": "cell", "row": row, "hashes": ("a",), "clips": 8}
-    others = [{}, {"hashes": ("b",)}, {"given": ("depth",)}, {"row": sampling.Row(model="student", steps=4, cfg=2.0)}]
+    base = {"kind": "cell", "row": row, "hashes": ("a",), "clips": 8, "data": "d"}
+    others = [{}, {"hashes": ("b",)}, {"given": ("depth",)}, {"data": "other"}]
+    others.append({"row": sampling.Row(model="student", steps=4, cfg=2.0)})
     folders = {sources.Source(**(base | other)).folder(tmp_path) for other in others}
-    assert len(folders) == 4
+    assert len(folders) == 5
     more = sources.Source(**(base | {"clips": 12}))
     assert sources.Source(**base).folder(tmp_path) == more.folder(tmp_path)
     names = [workers.chunk_path(tmp_path, "clips", c).name for c in more.chunks]
@@ -236,7 +243,7 @@ def test_missing_weights_and_networks_are_named(corpus, tmp_path):
 def test_table_and_ratio():
     value = {"fvd": [100.4, 90.0, 110.0], "all": [0.83, 0.8, 0.86]}
     rows = {"real": {"values": {"all": [1.0, 1.0, 1.0]}}, "student@4": {"values": value, "network_calls": 4}}
-    text = tables.markdown(rows)
+    text = tables.markdown(rows, columns=tables.columns_of(measures.with_judges("mini")))
     assert "| student@4 | 4 | 100 ± 10 | 83 ± 3 % |" in text and "| real | - | - | 100 ± 0 % |" in text
     first = torch.tensor([1.0, 2.0, 3.0]).double()
     assert results.ratio(first, 2 * first, 0.5) == [0.5, 0.5, 0.5]

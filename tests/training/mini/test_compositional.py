@@ -3,20 +3,24 @@
 import argparse
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tiny_training as tiny
 import torch
 
-from training import recipes
 from training.data import conditions
+from training.data.corpus import Corpus, CorpusClips, Shard
 from training.data.latents import LatentClips
-from training.engine.loop import save_atomically, step_generator
-from training.engine.networks import encode_conditions
+from training.engine.files import save_atomically
+from training.engine.loop import step_generator
 from training.engine.processes import open_accelerator
-from training.methods.condition_dropout import keep_conditions
+from training.methods.parts.condition_dropout import keep_conditions
 from training.mini import captions, compositional, pretrain
 from training.mini import depth as train_depth
 from training.mini import family as mini
+from training.networks.vgen import encode_conditions
+from training.recipes.videolcm import mini as small_recipe
 from training.teachers import Teacher
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.autoencoder import TinyAutoencoder
@@ -193,14 +197,17 @@ def composer(clips, data):
 
 
 def student(clips, data, composer):
-    recipe = replace(recipes.mini(), batch=4, steps=40, learning_rate=1e-3, warmup=1, precision="no")
+    recipe = replace(small_recipe(), batch=4, steps=40, learning_rate=1e-3, warmup=1, precision="no")
     accelerator = open_accelerator("no", cpu=True)
-    return compositional.student_task(data, compositional.Conditioner(clips, 0.5), composer, recipe, accelerator)
+    shards = tuple(Shard(file="", forms=(f"clip {i}",) * 5, clips=1, digest="") for i in range(2 * COUNT))
+    corpus = Corpus(folder=Path(), shards=shards, world="", width=SIDE, height=SIDE, frames=FRAMES, fps=8)
+    latents = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels)
+    return compositional.student_task(latents, compositional.Conditioner(clips, 0.5), composer, recipe, accelerator)
 
 
 def test_a_distillation_step_trains_the_students_encoders_only(clips, data, composer):
     task = student(clips, data, composer)
-    networks = {"student": task.student.network, "teacher": composer.network, "target": task.target.network}
+    networks = {name: tiny.network_of(task, name) for name in ("student", "teacher", "target")}
     before = {n: copy.deepcopy(network.state_dict()) for n, network in networks.items()}
     for index in range(3):
         assert task.step(index, step_generator(0, index))["loss"] > 0

@@ -9,13 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training import evaluate
 from training.data import conditions
+from training.evaluation.models import load_model
+from training.evaluation.prompts import Prompt
+from training.evaluation.sampling import Row, sample_videos
 from training.metrics.control import edge_f1, hole_errors, rank_correlation, silhouette_iou
 from training.mini import control as evaluate_control
 from training.mini import depth as train_depth
 from training.mini import example_clips, world
-from training.mini import family as mini
 from videolcm_core.networks.annotators.mini_depth import MiniDepth
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
@@ -30,7 +31,14 @@ CLIPS = MODELS.parent / "workflows" / "clips"
 
 @pytest.fixture(scope="module")
 def student():
-    return mini.load_all_in_one(FILES["student"])
+    return load_model(FILES["student"])
+
+
+def generate(model, row, combinations, batch=16):
+    """Videos of a row, one for each combination: uint8 ``[N, F, H, W, 3]``."""
+    asked = [Prompt(text=c.caption) for c in combinations]
+    parts = [range(i, min(i + batch, len(asked))) for i in range(0, len(asked), batch)]
+    return torch.cat([sample_videos(model, row, [asked[i] for i in part], part) for part in parts])
 
 
 def sky(clips):
@@ -40,7 +48,7 @@ def sky(clips):
 
 def test_four_steps_show_the_place(student):
     prompts = [c for c in world.held_out() if c.thing in ("bus", "umbrella", "fire hydrant")]
-    clips = evaluate.generate(student, evaluate.Row(model="student", steps=4), prompts)
+    clips = generate(student, Row(model="student", steps=4), prompts)
     expected = torch.tensor([world._SKIES[p][1] for p in world.PLACES])
     nearest = torch.cdist(sky(clips), expected).argmin(1)
     right = [list(world.PLACES).index(c.place) == int(n) for c, n in zip(prompts, nearest, strict=True)]
@@ -51,7 +59,7 @@ def test_four_steps_move_what_should_move(student):
     def travel(motion):
         """How far the ball's centre goes from the first to the last frames, in pixels, by clip."""
         prompts = [world.Combination("basketball", motion, p) for p in ("grass", "snow", "checkered")] * 3
-        clips = evaluate.generate(student, evaluate.Row(model="student", steps=4), prompts).int()
+        clips = generate(student, Row(model="student", steps=4), prompts).int()
         orange = ((clips[..., 0] > 110) & (clips[..., 0] - clips[..., 2] > 70) & (clips[..., 1] < 150)).float()
         columns = torch.arange(orange.shape[-1])
         centre = (orange * columns).sum((2, 3)) / orange.sum((2, 3)).clamp(min=1)
@@ -61,9 +69,9 @@ def test_four_steps_move_what_should_move(student):
 
 
 def test_a_seed_gives_the_same_video_whatever_is_beside_it(student):
-    prompts = evaluate.held_out_prompts(3)
-    row = evaluate.Row(model="student", steps=2)
-    together, alone = evaluate.generate(student, row, prompts, batch=3), evaluate.generate(student, row, prompts[:1])
+    prompts = world.held_out()[:3]
+    row = Row(model="student", steps=2)
+    together, alone = generate(student, row, prompts, batch=3), generate(student, row, prompts[:1])
     assert (together[0].int() - alone[0].int()).abs().float().mean() < 2.0
 
 
@@ -111,16 +119,16 @@ def scenes(estimator):
         silhouette=masks[:, None],
         **conditions.draw_sketches(videos),
     )
-    return evaluate_control.Scenes(clips=clips, combinations=[e.combination for e in examples])
+    return evaluate_control.Scenes(clips=clips, combinations=[e.combination for e in examples], digest="")
 
 
 @pytest.fixture(scope="module")
 def videos(scenes):
     """Videos of the compositional student by condition and steps."""
-    model = mini.load_all_in_one(FILES["compositional student"])
+    model = load_model(FILES["compositional student"])
 
     def make(given, steps):
-        row = evaluate.Row(model="student", steps=steps)
+        row = Row(model="student", steps=steps)
         return evaluate_control.generate(model, row, scenes, given)
 
     return make

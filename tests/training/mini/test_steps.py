@@ -11,7 +11,7 @@ from safetensors import safe_open
 from training.data.latents import LatentClips, cached_latents, decode_clips, encode_clips
 from training.engine.loop import step_generator
 from training.mini import autoencoder as train_autoencoder
-from training.mini import captions, pretrain, world
+from training.mini import captions, corpus, pretrain, world
 from training.mini import family as mini
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
@@ -53,9 +53,7 @@ def test_without_temporal_layers_the_network_is_the_same_at_the_start(data):
     torch.nn.init.normal_(unet.out[2].weight)
     x, t, context = torch.randn(2, 4, 3, 8, 8), torch.tensor([5, 900]), torch.randn(2, 77, 128)
     whole = unet(x, t, context)
-    pretrain.set_temporal(unet, False)
-    torch.testing.assert_close(unet(x, t, context), whole, atol=1e-5, rtol=0)
-    pretrain.set_temporal(unet, True)
+    torch.testing.assert_close(unet(x, t, context, temporal=False), whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(unet(x, t, context), whole, atol=0, rtol=0)
 
 
@@ -103,13 +101,19 @@ def test_latents_are_cached_per_autoencoder(tmp_path):
     clips = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 16, 3), dtype=np.uint8)
     np.savez_compressed(tmp_path / "horse_left_grass.npz", clips=clips)
     model = TinyAutoencoder().requires_grad_(False)
-    first = cached_latents(tmp_path, model, combinations)
+    made = corpus.corpus_of(tmp_path)
+    labels = corpus.numbers_of(combinations)
+    first = cached_latents(made, model, labels)
     assert len(list(tmp_path.glob("latents_*.pt"))) == 1
     shown = [world.combinations()[i] for i in first.labels.tolist()]
     assert [c.motion for c in shown] == ["left", "left", "right", "right"]
     model.taesd_encoder[0].bias.add_(0.1)
-    cached_latents(tmp_path, model, combinations)
+    cached_latents(made, model, labels)
     assert len(list(tmp_path.glob("latents_*.pt"))) == 2
+    np.savez_compressed(tmp_path / "horse_left_grass.npz", clips=255 - clips)
+    again = cached_latents(corpus.corpus_of(tmp_path), model, labels)
+    assert len(list(tmp_path.glob("latents_*.pt"))) == 3, "clips rendered again are other latents"
+    assert not torch.equal(again.latents, first.latents)
 
 
 def test_an_exported_file_reads_back_and_describes_itself(tmp_path):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.latents import mirrored
 from training.data.tokens import tokenize
 from training.mini import captions, corpus, world
 from training.mini.models3d import read_model
@@ -19,7 +18,7 @@ from videolcm_core.networks.text_encoder import TextEncoder
 def test_held_out_combinations_are_never_trained_on_even_mirrored():
     unseen, seen = set(world.held_out()), set(world.training_combinations())
     assert len(unseen) == 32
-    assert not unseen & (seen | {mirrored(c) for c in seen})
+    assert not unseen & (seen | {corpus.mirrored(c) for c in seen})
 
 
 def test_every_pair_of_attributes_is_seen_in_training():
@@ -114,6 +113,9 @@ def test_a_missing_library_is_named(tmp_path):
 
 
 def test_a_missing_shard_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="corpus.json is missing"):
+        corpus.load_corpus(tmp_path, [world.Combination("horse", "left", "grass")])
+    corpus.write_index(corpus.corpus_of(tmp_path))
     with pytest.raises(FileNotFoundError, match="horse_left_grass.npz"):
         corpus.load_corpus(tmp_path, [world.Combination("horse", "left", "grass")])
 

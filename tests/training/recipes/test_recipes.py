@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from training.recipes import RECIPES, Recipe, add_recipe_arguments, resolve_recipe
+from training.recipes import add_recipe_arguments, find_recipes, resolve_recipe
+from training.recipes.videolcm import RECIPES, VideoLCMRecipe
 
 COMPOSITION = {
     # arXiv 2312.09109, section 4.1.
@@ -93,7 +94,7 @@ def parse(*arguments):
     return resolve_recipe(parser.parse_args(list(arguments)))
 
 
-@pytest.mark.parametrize("field", [f for f in fields(Recipe) if f.name != "name"], ids=lambda f: f.name)
+@pytest.mark.parametrize("field", [f for f in fields(VideoLCMRecipe) if f.name != "name"], ids=lambda f: f.name)
 def test_every_field_can_be_replaced(field):
     given = {
         "rate_schedule": "cosine",
@@ -135,3 +136,9 @@ def test_learning_rates():
     assert authors.rate(1_000_000) == pytest.approx(0, abs=1e-12)
     assert {paper.rate(i) for i in (0, 1, 3999)} == {1e-5}
     assert mini.rate(0) == pytest.approx(1e-5) and mini.rate(550) == 2e-4 and mini.rate(799) < 4e-6
+
+
+def test_recipes_are_found_by_the_name_of_their_method():
+    assert find_recipes("videolcm") is RECIPES
+    with pytest.raises(ValueError, match="no recipes of 'magic'"):
+        find_recipes("magic")

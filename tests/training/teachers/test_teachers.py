@@ -180,7 +180,9 @@ def test_a_running_checkpoint_gives_its_average(tmp_path):
     assert_same(teacher, model.unet)
     assert all(torch.equal(v, model.text.state_dict()[k]) for k, v in teacher.text.state_dict().items())
     torch.save({"step": 7, "task": {"model": state["model"]}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="wrong teacher other.pt: got a running checkpoint with model"):
+    assert_same(load_teacher(tmp_path / "other.pt"), filled(mini.TextVideoModel(WORDS), 2).unet)
+    torch.save({"step": 7, "task": {"discriminator": state["model"]}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="wrong teacher other.pt: .* holds discriminator and releases none of them"):
         load_teacher(tmp_path / "other.pt")
     torch.save({"step": 7, "task": {"student": model.unet.state_dict()}}, tmp_path / "student.pt")
     with pytest.raises(ValueError, match="got a consistency student"):

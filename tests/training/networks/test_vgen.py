@@ -4,8 +4,7 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from training.engine import networks
-from training.engine.networks import Predictor
+from training.networks import Control, VgenNetwork, vgen
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 
@@ -35,31 +34,39 @@ def sizes_of(network):
 
 
 def test_parts_give_what_one_batch_gives(conditioned, monkeypatch):
-    predictor, seen = Predictor(conditioned), sizes_of(conditioned)
+    network, seen = VgenNetwork(conditioned), sizes_of(conditioned)
     x, t, context = torch.randn(6, 4, 2, 4, 4), torch.arange(6) * 100, torch.randn(6, 5, 16)
     conditions = {"depth": (torch.tensor([0, 2]), torch.rand(2, 1, 2, 32, 32))}
     with torch.no_grad():
-        whole = predictor(x, t, context, conditions, 3)
-        monkeypatch.setattr(networks, "CPU_POSITIONS", 4 * 2 * 4 * 4)
-        parts = predictor(x, t, context, conditions, 3)
-        plain = predictor(x, t, context)
+        cond = {"text": context, "control": Control(pixels=conditions, count=3)}
+        whole = network(x, t, cond)
+        monkeypatch.setattr(vgen, "CPU_POSITIONS", 4 * 2 * 4 * 4)
+        parts = network(x, t, cond)
+        plain = network(x, t, {"text": context})
     assert seen == [6, 4, 2, 4, 2]
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
     assert (parts - plain).abs().amax((1, 2, 3, 4)).gt(1e-3).tolist() == [True, False, True] * 2
 
 
 def test_gradients_and_dropout_see_one_batch(monkeypatch):
-    monkeypatch.setattr(networks, "CPU_POSITIONS", 1)
+    monkeypatch.setattr(vgen, "CPU_POSITIONS", 1)
     network = tiny.tiny_teacher().network
     seen = sizes_of(network)
     x, t, context = torch.randn(2, 4, 2, 4, 4), torch.tensor([1, 500]), torch.randn(2, 3, network.config.context_dim)
-    predictor = Predictor(network)
-    predictor(x, t, context)
+    predictor, cond = VgenNetwork(network), {"text": context}
+    predictor(x, t, cond)
     network.train(True)
     with torch.no_grad():
-        predictor(x, t, context)
+        predictor(x, t, cond)
     assert seen == [2, 2]
     network.train(False)
     with torch.no_grad():
-        predictor(x, t, context)
+        predictor(x, t, cond)
     assert seen == [2, 2, 1, 1]
+
+
+def test_an_unknown_condition_is_refused():
+    network = VgenNetwork(tiny.tiny_teacher().network)
+    x, t = torch.randn(1, 4, 2, 4, 4), torch.tensor([1])
+    with pytest.raises(ValueError, match="got pose; a VGen network takes control, temporal, text"):
+        network(x, t, {"text": torch.zeros(1, 3, 16), "pose": x})
