@@ -43,6 +43,7 @@ class TinyBatches:
     frames: int = 3
     broken_at: int = -1
     kill_at: int = -1
+    image_every: int = 0
     skipped: list = field(default_factory=list)
 
     def size(self, step):
@@ -66,7 +67,9 @@ class TinyBatches:
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
-        return SimpleNamespace(latents=latents, context=torch.stack([r[1] for r in rows]), images=False, extra={})
+        images = bool(self.image_every) and step % self.image_every == self.image_every - 1
+        latents = latents[:, :, :1] if images else latents
+        return SimpleNamespace(latents=latents, context=torch.stack([r[1] for r in rows]), images=images, extra={})
 
 
 def tiny_teacher(dropout=0.0, seed=0):

@@ -173,3 +173,13 @@ def test_every_shipped_configuration_is_read():
         "fsdp.yaml": "FSDP",
         "multi_node.yaml": "MULTI_GPU",
     }
+
+
+def test_every_kind_of_teacher_trains_on_two_processes(tmp_path):
+    """Encoders that the data never feeds used to stop such runs at their second step."""
+    script = ROOT / "tests" / "support" / "every_teacher.py"
+    command = [sys.executable, *TWO, str(script), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [line for line in done.stdout.splitlines() if " 2 [" in line]
+    assert len(told) == 6 * 3 + 1 and not any("nan" in line for line in told), done.stdout
