@@ -97,7 +97,7 @@ def decode_video(source: Path | bytes, sampling: FrameSampling, rng: np.random.G
         raise BrokenSampleError(error.reason) from error
     if len(frames) < sampling.frames:
         raise BrokenSampleError(
-            f"cut off: the file promises {line.final + line.gap:.2f} s and ends after {len(frames)} of "
+            f"cut off: the file promises {line.final + 2 * line.half:.2f} s and ends after {len(frames)} of "
             f"{sampling.frames} frames"
         )
     return np.stack(frames)

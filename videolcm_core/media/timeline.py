@@ -25,6 +25,9 @@ class Timeline:
         hold: How long the last frame is shown.
         even: Whether every frame comes `gap` after the one before, but for the rounding of time stamps.
         tolerance: Up to how many seconds a time stamp may be off by rounding.
+        final: The last instant at which a frame can be taken: that of the last frame, or later if that one is held
+            long.
+        half: Half the mean time that a frame is shown.
     """
 
     count: int
@@ -35,21 +38,13 @@ class Timeline:
     hold: float
     even: bool
     tolerance: float
-
-    @property
-    def half(self) -> float:
-        """Half the mean time that a frame is shown."""
-        return 0.5 * self.gap
+    final: float
+    half: float
 
     @property
     def end(self) -> float:
         """When the film is over."""
         return self.last + self.hold
-
-    @property
-    def final(self) -> float:
-        """The last instant at which a frame can be taken: that of the last frame, or later if that one is held long."""
-        return max(self.last, self.end - self.gap) if self.hold > 1.5 * self.gap else self.last
 
     def snapped(self, time: float) -> float:
         """The time without the rounding of its stamp, where the film is even."""
@@ -75,19 +70,24 @@ def from_header(stream: Any) -> Timeline | None:
     if not stream.duration or not stream.average_rate or stream.average_rate != stream.base_rate:
         return None
     rate, seconds = float(stream.average_rate), float(stream.duration * stream.time_base)
+    last = max(0.0, seconds - 1 / rate)
     return Timeline(
         count=stream.frames or max(1, round(seconds * rate)),
         origin=float((stream.start_time or 0) * stream.time_base),
-        last=max(0.0, seconds - 1 / rate),
+        last=last,
         gap=1 / rate,
         rate=rate,
         hold=1 / rate,
         even=True,
         tolerance=_rounding(float(stream.time_base), 1 / rate),
+        final=last,
+        half=0.5 / rate,
     )
 
 
-def from_stamps(stamps: Sequence[int], held: int, tick: float, rate: float = 0.0) -> Timeline | None:
+def from_stamps(
+    stamps: Sequence[int], held: int, tick: float, rate: float = 0.0, seconds: float = 0.0
+) -> Timeline | None:
     """The timeline of frames with these time stamps, None without any.
 
     Args:
@@ -95,6 +95,7 @@ def from_stamps(stamps: Sequence[int], held: int, tick: float, rate: float = 0.0
         held: Ticks that the last frame is shown; 0 where the file does not say.
         tick: Seconds of a tick.
         rate: Frames per second by the header, 0 where it does not say.
+        seconds: Length by the header, 0 where it does not say.
     """
     if not stamps:
         return None
@@ -112,10 +113,16 @@ def from_stamps(stamps: Sequence[int], held: int, tick: float, rate: float = 0.0
             hold=hold,
             even=count == 1,
             tolerance=_rounding(tick, hold),
+            final=0.0,
+            half=0.5 * hold,
         )
     gap = last / (count - 1)
     even = _is_even(np.sort(np.asarray(stamps)), gap / tick)
-    hold = held * tick or gap
+    hold, half = held * tick or gap, 0.5 * gap
+    final = max(last, last + hold - gap) if hold > 1.5 * gap else last
+    if even and rate and seconds and abs(seconds - 1 / rate - last) <= 2 * tick:
+        # GIF rounds its rate, too. Training has always drawn its starts by the header of such films.
+        final, half = max(0.0, seconds - 1 / rate), 0.5 / rate
     if not even:
         rate = count / (last + hold)
     elif rate and abs(last - (count - 1) / rate) <= tick:
@@ -131,6 +138,8 @@ def from_stamps(stamps: Sequence[int], held: int, tick: float, rate: float = 0.0
         hold=hold,
         even=even,
         tolerance=_rounding(tick, gap) if even else min(0.5 * tick, 0.0005) + 1e-6,
+        final=final,
+        half=half,
     )
 
 

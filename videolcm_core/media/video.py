@@ -106,6 +106,8 @@ class Video:
         """The timeline of the packets; those without a time stamp follow each other at the stream's rate."""
         tick = float(stream.time_base)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
+        # Of the whole film, which a window is not.
+        seconds = float((stream.duration or 0) * stream.time_base) if self.window == Window() else 0.0
         stamps: list[int] = []
         last, held, without = None, 0, 0
         hides = stream.codec_context.name in ("vp8", "libvpx")
@@ -121,7 +123,7 @@ class Video:
         if without > len(stamps):
             step = 1 / ((rate or 25) * tick)
             stamps, held = [round(number * step) for number in range(without)], round(step)
-        return from_stamps(stamps, held, tick, rate)
+        return from_stamps(stamps, held, tick, rate, seconds)
 
     def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
         packets = container.demux(stream)
