@@ -59,20 +59,22 @@ class Timeline:
 
 
 def from_header(stream: Any) -> Timeline | None:
-    """The timeline of a stream whose header tells all, else None.
+    """The timeline of a stream whose header tells all, else None: then its packets have to be read.
 
-    The mean rate equals the rate on which all time stamps lie only where no frame is missing or held.
+    In mp4 and mov the mean rate is counted from the frames, and equals the rate on which all time stamps lie only where
+    no frame is missing or held. In Matroska and AVI both are what the writer wished.
 
     Args:
-        stream: ``av.VideoStream``. GIF says its length nowhere; Matroska only for the file, which may hold longer
-            sound.
+        stream: ``av.VideoStream``.
     """
-    if not stream.duration or not stream.average_rate or stream.average_rate != stream.base_rate:
+    if not (stream.frames and stream.duration and stream.average_rate and "mov" in stream.container.format.name):
         return None
     rate, seconds = float(stream.average_rate), float(stream.duration * stream.time_base)
+    if stream.average_rate != stream.base_rate or round(seconds * rate) != stream.frames:
+        return None
     last = max(0.0, seconds - 1 / rate)
     return Timeline(
-        count=stream.frames or max(1, round(seconds * rate)),
+        count=stream.frames,
         origin=float((stream.start_time or 0) * stream.time_base),
         last=last,
         gap=1 / rate,
@@ -120,9 +122,12 @@ def from_stamps(
     even = _is_even(np.sort(np.asarray(stamps)), gap / tick)
     hold, half = held * tick or gap, 0.5 * gap
     final = max(last, last + hold - gap) if hold > 1.5 * gap else last
-    if even and rate and seconds and abs(seconds - 1 / rate - last) <= 2 * tick:
-        # GIF rounds its rate, too. Training has always drawn its starts by the header of such films.
+    if rate and abs(seconds - 1 / rate - last) <= 2 * tick and abs(rate * gap - 1) < 0.15:
+        # Training has always drawn its starts by the header where it is right but for rounding, as in GIF.
         final, half = max(0.0, seconds - 1 / rate), 0.5 / rate
+    if even:
+        # Matroska's and AVI's durations are what the writer wished, too.
+        hold = max(hold, gap)
     if not even:
         rate = count / (last + hold)
     elif rate and abs(last - (count - 1) / rate) <= tick:

@@ -102,8 +102,19 @@ class Video:
         # From the beginning; or the container's seeking went too far.
         yield from self._decoded(None)
 
+    def tags(self) -> dict[str, str]:
+        """What the file says about itself, such as its title.
+
+        Raises:
+            MediaError: If it cannot be read.
+        """
+        with decoding(self.name):
+            container, _ = self._open()
+            with container:
+                return dict(container.metadata)
+
     def _from_packets(self, container: Any, stream: Any) -> Timeline | None:
-        """The timeline of the packets; those without a time stamp follow each other at the stream's rate."""
+        """The timeline of the packets. Where most have no time stamp, they follow each other at the stream's rate."""
         tick = float(stream.time_base)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         # Of the whole film, which a window is not.
@@ -121,8 +132,9 @@ class Video:
                 if last is None or packet.pts >= last:
                     last, held = packet.pts, packet.duration or 0
         if without > len(stamps):
-            step = 1 / ((rate or 25) * tick)
-            stamps, held = [round(number * step) for number in range(without)], round(step)
+            step, first = 1 / ((rate or 25) * tick), min(stamps, default=0)
+            stamps = [first + round(number * step) for number in range(without + len(stamps))]
+            held = round(step)
         return from_stamps(stamps, held, tick, rate, seconds)
 
     def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -219,7 +231,7 @@ def _decoder(name: str, stream: Any) -> Any | None:
         raise MediaError(
             name,
             f"is transparent, and this PyAV has no {wanted}, which alone decodes that",
-            next_step="Save it without alpha, or install PyAV from PyPI (pip install av).",
+            next_step="Save it without alpha, or use the PyAV of PyPI, which has it.",
         )
     decoder = av.CodecContext.create(wanted, "r")
     decoder.extradata = stream.codec_context.extradata
