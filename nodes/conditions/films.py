@@ -88,7 +88,7 @@ def read_film(film: Film, most: int | None = None) -> tuple[Tensor, float]:
     Raises:
         MediaError: If it cannot be read, or its frames are of several sizes.
     """
-    taken = one_by_one(film.frames(), 0, most, film.timeline, _taker(film, lambda frame: frame))
+    taken = one_by_one(film.frames(), 0, most, film.timeline, FilmFrame.values)
     _check_read(film, taken, 0)
     return _joined(film, taken.frames[: taken.read]), film.timeline.rate
 
@@ -109,22 +109,17 @@ def sample_film(
         MediaError: If it cannot be read.
         ValueError: If it ends before ``start``.
     """
-    line, take = film.timeline, _taker(film, shape)
+    line = film.timeline
+
+    def take(frame: FilmFrame) -> Tensor:
+        return shape(frame.values())
+
     if sample_fps:
         taken = on_screen(film.frames(), start, count, sample_fps, line, take)
     else:
         taken = one_by_one(film.frames(), start, count, line, take)
     _check_read(film, taken, start)
     return Clip(_joined(film, taken.frames), float(sample_fps or line.rate), _notes(film, taken, start, sample_fps))
-
-
-def _taker(film: Film, shape: Callable[[Tensor], Tensor]) -> Callable[[FilmFrame], Tensor]:
-    def take(frame: FilmFrame) -> Tensor:
-        with decoding(film.name):
-            values = frame.values()
-        return shape(values)
-
-    return take
 
 
 def _check_read(film: Film, taken: Taken[Tensor], start: int) -> None:

@@ -141,6 +141,4 @@ def _instants(line: Timeline, sampling: FrameSampling, rng: np.random.Generator)
 def _sized(frame: FilmFrame, sampling: FrameSampling) -> np.ndarray:
     """A frame at the wanted size."""
     width, height = cover_size(frame.size, sampling.width, sampling.height, stretch=sampling.fit == "stretch")
-    with decoding("the frame"):
-        pixels = frame.pixels(width, height)
-    return cut_middle(pixels, sampling.width, sampling.height)
+    return cut_middle(frame.pixels(width, height), sampling.width, sampling.height)

@@ -60,7 +60,7 @@ class Animation:
             with decoding(self.name):
                 rgb = np.ascontiguousarray(as_shown(image, self.name))
                 frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            yield FilmFrame(stamp * _TICK, frame)
+            yield FilmFrame(stamp * _TICK, frame, film=self.name)
             stamp += _hold(image)
 
     def _images(self) -> Iterator[Any]:

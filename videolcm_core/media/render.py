@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from .errors import decoding
 from .resize import interpolate
 from .upright import square, upright_of
 
@@ -31,11 +32,13 @@ class FilmFrame:
         time: Seconds from the film's first frame to when it is shown.
         decoded: ``av.VideoFrame``.
         aspect: Width of a stored pixel over its height.
+        film: What messages call the film.
     """
 
     time: float
     decoded: Any
     aspect: Fraction = Fraction(1)
+    film: str = "the film"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,7 +47,24 @@ class FilmFrame:
         return upright_of(self.decoded).size(*stored)
 
     def pixels(self, width: int, height: int) -> np.ndarray:
-        """The frame at a size, averaged where it becomes smaller: ``uint8 [height, width, 3]``."""
+        """The frame at a size, averaged where it becomes smaller: ``uint8 [height, width, 3]``.
+
+        Raises:
+            MediaError: If FFmpeg cannot convert it, as frames of damaged films.
+        """
+        with decoding(self.film):
+            return self._pixels(width, height)
+
+    def values(self) -> torch.Tensor:
+        """The frame at its own size: float32 ``[1, H, W, 3]`` in [0, 1].
+
+        Raises:
+            MediaError: If FFmpeg cannot convert it, as frames of damaged films.
+        """
+        with decoding(self.film):
+            return self._values()
+
+    def _pixels(self, width: int, height: int) -> np.ndarray:
         upright, frame = upright_of(self.decoded), self.decoded
         if has_alpha(frame):
             rgba = frame.to_ndarray(format="rgba")
@@ -54,8 +74,7 @@ class FilmFrame:
         converted = frame.reformat(width=stored_width, height=stored_height, format="rgb24", interpolation="AREA")
         return np.ascontiguousarray(upright.turn(converted.to_ndarray()))
 
-    def values(self) -> torch.Tensor:
-        """The frame at its own size: float32 ``[1, H, W, 3]`` in [0, 1]."""
+    def _values(self) -> torch.Tensor:
         upright, frame = upright_of(self.decoded), self.decoded
         alpha = has_alpha(frame)
         if frame.format.name in _EIGHT_BITS:

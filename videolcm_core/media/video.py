@@ -176,7 +176,7 @@ class Video:
                 if frame.is_corrupt and not self.lenient:
                     raise MediaError(self.name, f"is damaged: the frame at {time:.2f} s")
                 check_pixels(self.name, frame.width, frame.height)
-                yield FilmFrame(time, frame, aspect)
+                yield FilmFrame(time, frame, aspect, self.name)
 
     def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
         decoder = _decoder(self.name, stream)
