@@ -170,7 +170,7 @@ def _notes(film: Film, taken: Taken[Tensor], start: int, sample_fps: float) -> l
         notes.append(held_note(f"frame {number}" if line.even else f"{taken.last_asked:.2f} s", taken.held, count))
     if line.even and sample_fps > line.rate * 1.001:
         notes.append(repeat_note(line.rate, sample_fps))
-    elif not line.even and taken.repeated:
+    elif taken.repeated and (not line.even or line.hold > 1.5 * line.gap):
         notes.append(
             f"the clip's frames come at uneven times, {line.rate:.4g} per second on average, and {sample_fps:g} are "
             f"taken: {taken.repeated} of {count} frames repeat the one before."

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from videolcm_core.media.errors import MediaError, decoding, name_of
+from videolcm_core.media.errors import MediaError, check_pixels, decoding, name_of
 from videolcm_core.media.film import open_film
 from videolcm_core.media.image import read_image
 from videolcm_core.media.instants import nearest
@@ -116,8 +116,8 @@ def decode_image(source: Path | bytes, sampling: FrameSampling) -> np.ndarray:
 
     try:
         image = read_image(source)
-        size = cover_size(image.size, sampling.width, sampling.height, stretch=sampling.fit == "stretch")
-        with decoding(name_of(source)):  # an image of one row becomes too wide for memory
+        size = _covering(image.size, sampling)
+        with decoding(name_of(source)):
             resized = np.array(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     except MediaError as error:
         raise BrokenSampleError(error.reason) from error
@@ -140,5 +140,11 @@ def _instants(line: Timeline, sampling: FrameSampling, rng: np.random.Generator)
 
 def _sized(frame: FilmFrame, sampling: FrameSampling) -> np.ndarray:
     """A frame at the wanted size."""
-    width, height = cover_size(frame.size, sampling.width, sampling.height, stretch=sampling.fit == "stretch")
-    return cut_middle(frame.pixels(width, height), sampling.width, sampling.height)
+    return cut_middle(frame.pixels(*_covering(frame.size, sampling)), sampling.width, sampling.height)
+
+
+def _covering(size: tuple[int, int], sampling: FrameSampling) -> tuple[int, int]:
+    """The size before it is cut; of an image of one row it would be wider than memory."""
+    width, height = cover_size(size, sampling.width, sampling.height, stretch=sampling.fit == "stretch")
+    check_pixels("it", width, height)
+    return width, height
