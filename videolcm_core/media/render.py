@@ -122,4 +122,5 @@ def _as_float(frame: Any, pixel_format: str) -> np.ndarray:
     smear.link_to(sink)
     graph.configure()
     source.push(frame)
-    return np.ascontiguousarray(graph.pull().to_ndarray(format=pixel_format)[:height, :width])
+    widened: Any = graph.pull()
+    return np.ascontiguousarray(widened.to_ndarray(format=pixel_format)[:height, :width])
