@@ -18,6 +18,8 @@ NEXT_STEP: Final = "Play it in a player; if it plays, save it again as mp4 (H.26
 MAX_PIXELS: Final = 1 << 27
 """Of one frame or image (16K video has 133 million): damaged headers ask for sizes that no memory holds."""
 
+_HEAD: Final = 1 << 16
+
 # What PyAV, FFmpeg's wrappers and Pillow raise on damaged files, found by fuzzing: besides their own errors, nearly
 # every built-in one. MemoryError and OverflowError come from absurd sizes, AttributeError from streams without decoder.
 _FAILURES: Final = (
@@ -62,6 +64,16 @@ def name_of(source: Source) -> str:
         return Path(source).name
     size = len(source) if isinstance(source, bytes) else source.getbuffer().nbytes
     return f"a file in memory ({size} bytes)"
+
+
+def head_of(source: Source) -> bytes:
+    """The first bytes of a file or its content, by which its kind is known."""
+    if isinstance(source, bytes):
+        return source[:_HEAD]
+    if isinstance(source, io.BytesIO):
+        return bytes(source.getbuffer()[:_HEAD])
+    with Path(source).open("rb") as file:
+        return file.read(_HEAD)
 
 
 @contextmanager

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from .animation import Animation
-from .errors import MediaError, Source, decoding, name_of
+from .errors import MediaError, Source, decoding, head_of, name_of
 from .image import open_image
 from .render import FilmFrame
 from .timeline import Timeline
 from .video import Video, Window
 
 Kind = Literal["image", "animation", "video"]
-_HEAD: Final = 1 << 16
 # What their first bytes say; all else is for FFmpeg to say.
 _STILLS: Final = (b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
@@ -66,7 +63,7 @@ def kind_of(source: Source, name: str | None = None) -> Kind:
     """
     name = name or name_of(source)
     with decoding(name):
-        head = _head(source)
+        head = head_of(source)
     if not head:
         raise MediaError(name, "cannot be decoded: the file is empty")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -75,12 +72,3 @@ def kind_of(source: Source, name: str | None = None) -> Kind:
         with decoding(name), open_image(source, name) as opened:
             return "animation" if getattr(opened, "is_animated", False) else "image"
     return "image" if head.startswith(_STILLS) else "video"
-
-
-def _head(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_HEAD]
-    if isinstance(source, io.BytesIO):
-        return bytes(source.getbuffer()[:_HEAD])
-    with Path(source).open("rb") as file:
-        return file.read(_HEAD)

@@ -10,18 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import MAX_PIXELS, MediaError, Source, check_pixels, decoding
+from .errors import MAX_PIXELS, MediaError, Source, check_pixels, decoding, head_of
 from .render import FilmFrame
 from .timeline import Timeline, from_header, from_stamps
 from .upright import pixel_aspect
 
 # Play lists and other texts are no clips: FFmpeg would open what they name, whatever the file is called.
 FORMATS: Final = (
-    "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,flv,asf,ogg,ivf,obu,nut,mxf,dv,m4v,h264,hevc,mjpeg,"
-    "yuv4mpegpipe"
+    "mov,matroska,webm,avi,gif,apng,mpegts,mpegvideo,asf,ogg,ivf,obu,nut,mxf,dv,m4v,h264,hevc,mjpeg,yuv4mpegpipe"
 )
 # FFmpeg's own decoders of VP8 and VP9 leave the alpha away.
 _WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# These readers crash in PyAV 12 to 16 when they are given any option, so they are known by the first bytes.
+_WITHOUT_OPTIONS: Final = {b"\0\0\1\xba": "mpeg", b"FLV\1": "flv"}
 _VP8_SHOWN: Final = 0x10
 """Bit of a VP8 frame's first byte: the frame is shown, not only referred to."""
 
@@ -196,8 +197,12 @@ class Video:
 
         source = self.source.getvalue() if isinstance(self.source, io.BytesIO) else self.source
         file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source))
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        container = av.open(file, "r", options=options, metadata_errors="replace")
+        known = next((name for first, name in _WITHOUT_OPTIONS.items() if head_of(source).startswith(first)), None)
+        if known:
+            container = av.open(file, "r", format=known, metadata_errors="replace")
+        else:
+            options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+            container = av.open(file, "r", options=options, metadata_errors="replace")
         try:
             stream = _main_stream(self.name, container)
             check_pixels(self.name, stream.codec_context.width, stream.codec_context.height)
