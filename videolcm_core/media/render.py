@@ -22,6 +22,11 @@ BACKGROUND: Final = 255
 # Of these the host, too, takes 8 bits; of the others float, so that 10-bit films keep their steps.
 _EIGHT_BITS: Final = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")
 _ALIGNED: Final = 32
+# FFmpeg's numbers of the colour matrices that its converter knows, and of the ranges.
+_MATRICES: Final = (1, 4, 5, 6, 7, 9)
+_REC_601: Final = 5
+_REC_709: Final = 1
+_LIMITED, _FULL = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +72,19 @@ class FilmFrame:
     def _pixels(self, width: int, height: int) -> np.ndarray:
         upright, frame = upright_of(self.decoded), self.decoded
         if has_alpha(frame):
-            rgba = frame.to_ndarray(format="rgba")
+            rgba = frame.to_ndarray(format="rgba", **_colours(frame))
             if rgba[..., 3].min() < 255:
                 frame = type(frame).from_ndarray(over_background(rgba), format="rgb24")
         stored_width, stored_height = upright.size(width, height)
-        converted = frame.reformat(width=stored_width, height=stored_height, format="rgb24", interpolation="AREA")
+        size: dict[str, Any] = {"width": stored_width, "height": stored_height, "interpolation": "AREA"}
+        converted = frame.reformat(format="rgb24", **size, **_colours(frame))
         return np.ascontiguousarray(upright.turn(converted.to_ndarray()))
 
     def _values(self) -> torch.Tensor:
         upright, frame = upright_of(self.decoded), self.decoded
         alpha = has_alpha(frame)
         if frame.format.name in _EIGHT_BITS:
-            stored = frame.to_ndarray(format="rgba" if alpha else "rgb24")
+            stored = frame.to_ndarray(format="rgba" if alpha else "rgb24", **_colours(frame))
             stored = (over_background(stored) if alpha else stored).astype(np.float32) / np.float32(255)
         else:
             stored = _as_float(frame, "gbrapf32le" if alpha else "gbrpf32le")
@@ -92,6 +98,21 @@ class FilmFrame:
 def has_alpha(frame: Any) -> bool:
     """Whether a frame's format can be transparent; palettes can."""
     return frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components)
+
+
+def _colours(frame: Any) -> dict[str, int]:
+    """What PyAV up to 16 has to be told of a frame's matrix and range; later ones read them, with equal result."""
+    matrix, extent, name = int(frame.colorspace), int(frame.color_range), frame.format.name
+    if not name.startswith("yuv") or (matrix not in _MATRICES and extent != _FULL):
+        return {}
+    matrix = matrix if matrix in _MATRICES else _REC_601
+    return {
+        "src_colorspace": matrix,
+        "src_color_range": _FULL if extent == _FULL or name.startswith("yuvj") else _LIMITED,
+        # RGB has no matrix; but where both sides are the same, PyAV tells FFmpeg nothing.
+        "dst_colorspace": _REC_709 if matrix == _REC_601 else _REC_601,
+        "dst_color_range": _FULL,
+    }
 
 
 def over_background(rgba: np.ndarray) -> np.ndarray:
@@ -110,7 +131,7 @@ def _as_float(frame: Any, pixel_format: str) -> np.ndarray:
 
     width, height = frame.width, frame.height
     if width % _ALIGNED == 0:
-        return frame.to_ndarray(format=pixel_format)
+        return frame.to_ndarray(format=pixel_format, **_colours(frame))
     right, below = -width % _ALIGNED, -height % _ALIGNED
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=frame.format.name, time_base=Fraction(1, 1000))
@@ -123,4 +144,4 @@ def _as_float(frame: Any, pixel_format: str) -> np.ndarray:
     graph.configure()
     source.push(frame)
     widened: Any = graph.pull()
-    return np.ascontiguousarray(widened.to_ndarray(format=pixel_format)[:height, :width])
+    return np.ascontiguousarray(widened.to_ndarray(format=pixel_format, **_colours(frame))[:height, :width])
