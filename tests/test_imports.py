@@ -12,7 +12,7 @@ import setup
 ROOT = setup.ROOT
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
 HEAVY = {"accelerate", "cv2", "diffusers", "kornia", "matplotlib", "moderngl", "peft", "scipy", "transformers"}
-CORE_MAY_IMPORT = {"einops", "numpy", "safetensors", "torch", "cv2", "diffusers"}
+CORE_MAY_IMPORT = {"av", "cv2", "diffusers", "einops", "numpy", "PIL", "safetensors", "torch"}
 
 
 def modules_in(path: Path, top_level_only: bool = False) -> set[str]:

@@ -9,9 +9,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...videolcm_core.media.condition_values import DEPTH_SCALE
+from ...videolcm_core.media.resize import FITS
 from .. import host
 from ..schema import combo, make, schema
-from .frames import FIT_TOOLTIP, FITS, checked_mask, frames_of
+from .frames import FIT_TOOLTIP, checked_mask, frames_of
 from .notes import INVERTIBLE, condition_notes, mask_notes
 from .pixels import CONDITIONS_KEY, KINDS, STILLS, Condition
 from .style import STYLE_KEY, Style
@@ -166,7 +167,7 @@ class VideoLCMApplyCondition(io.ComfyNode):
         if strength == 0:
             return _unchanged(positive, negative)
         kind = KINDS[condition]
-        images, _ = frames_of(frames, needed=(lambda fps: 1) if kind in STILLS else None)
+        images, _ = frames_of(frames, most=1 if kind in STILLS else None)
         host.tell(*condition_notes(kind, images, invert))
         value = Condition(
             kind=kind,

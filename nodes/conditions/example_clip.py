@@ -10,6 +10,7 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ...videolcm_core.media.condition_values import luma
+from ...videolcm_core.media.video import Video
 from .. import host
 from ..schema import combo, schema
 from .frames import frames_of
@@ -89,8 +90,5 @@ def _mask(path: Path, video: Any) -> Tensor:
 
 
 def _caption(path: Path) -> str:
-    import av
-
-    with av.open(str(path)) as container:
-        title = container.metadata.get("title", "").strip()
+    title = Video(str(path), f"The video {path.name}").tags().get("title", "").strip()
     return title or path.stem.replace("_", " ")

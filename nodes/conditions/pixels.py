@@ -18,9 +18,10 @@ from ...videolcm_core.media.condition_values import (
     rgb_from_image,
     sketch_from_image,
 )
+from ...videolcm_core.media.resize import resize_frames, resize_mask, resize_motion
 from ...videolcm_core.networks.vgen.conditions import CONDITION_CHANNELS
 from .. import host
-from .frames import hold_last, resize_frames, resize_mask, resize_motion
+from .frames import hold_last
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Condition:
         kind: The network's name, see `KINDS`; or "masked".
         frames: ``[F, H, W, 3]``; never changed.
         strength: Factor on what the encoder makes of it.
-        fit: One of `frames.FITS`.
+        fit: One of `resize.FITS`.
         depth_scale: Network value of white, for depth.
         invert: Black for white, for depth and sketches.
         mask: ``[F or 1, H, W]``, 1 where the model shall paint, for "masked".

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
+from ...videolcm_core.media.instants import frame_numbers
+from ...videolcm_core.media.resize import FITS, resize_frames
 from .. import host
 from ..sampling.latent import check_size
 from ..schema import combo, make, schema
 from .apply import CATEGORY, IMAGE_OR_VIDEO
-from .frames import FIT_TOOLTIP, FITS, frames_of, resize_frames
-
-
-def frame_indices(count: int, start: int, fps: float, sample_fps: float) -> list[int]:
-    """Which frames of a clip stand for ``count`` frames at another rate.
-
-    Args:
-        count: How many.
-        start: The first one.
-        fps: Of the clip.
-        sample_fps: Wanted; 0 takes every frame.
-
-    Returns:
-        Rising indices; they may lie beyond the clip's end.
-    """
-    step = fps / sample_fps if sample_fps else 1.0
-    # The epsilon keeps rates that divide evenly from slipping a frame by rounding.
-    return [start + math.floor(i * step + 1e-6) for i in range(count)]
+from .films import ONE_FRAME, Clip, film_of, held_note, repeat_note, sample_film, start_error
+from .frames import FIT_TOOLTIP, frames_of
 
 
 class VideoLCMPrepareFrames(io.ComfyNode):
@@ -131,30 +116,35 @@ class VideoLCMPrepareFrames(io.ComfyNode):
         """
         host.forget_notes()
         check_size(width, height)
-        images, fps = frames_of(source, needed=lambda fps: frame_indices(frames, start, fps, sample_fps)[-1] + 1)
-        fps = fps or source_fps
-        count = len(images)
-        if start >= count:
-            raise ValueError(
-                f"start is {start} and the clip has {count} frame{'s' * (count > 1)}; allowed: 0 to {count - 1}. "
-                f"Choose an earlier start."
-            )
-        wanted = frame_indices(frames, start, fps, sample_fps)
-        host.tell(*_notes(wanted, count, fps, sample_fps))
-        chosen = images[torch.tensor([min(index, count - 1) for index in wanted])]
-        return io.NodeOutput(resize_frames(chosen, width, height, fit), float(sample_fps or fps))
+        film = film_of(source)
+        if film is None:
+            clip = _by_number(source, frames, start, sample_fps, source_fps)
+            shaped = resize_frames(clip.frames, width, height, fit)
+        else:
+            clip = sample_film(film, frames, start, sample_fps, lambda one: resize_frames(one, width, height, fit))
+            shaped = clip.frames
+        host.tell(*clip.notes)
+        return io.NodeOutput(shaped, clip.fps)
+
+
+def _by_number(source: Any, frames: int, start: int, sample_fps: float, source_fps: float) -> Clip:
+    """Frames of an IMAGE, or of a VIDEO that a node made: they have a constant rate and no time stamps."""
+    images, fps = frames_of(source)
+    fps, count = fps or source_fps, len(images)
+    if start >= count:
+        raise start_error(start, count)
+    wanted = frame_numbers(frames, start, fps, sample_fps)
+    chosen = images[torch.tensor([min(index, count - 1) for index in wanted])]
+    return Clip(chosen, float(sample_fps or fps), _notes(wanted, count, fps, sample_fps))
 
 
 def _notes(wanted: list[int], count: int, fps: float, sample_fps: float) -> list[str]:
     if count == 1 and len(wanted) > 1:
-        return ["the clip has one frame: it is repeated, a still video."]
+        return [ONE_FRAME]
     notes = []
     held = sum(index >= count for index in wanted)
     if held:
-        notes.append(
-            f"the clip ends before frame {wanted[-1]}: its last frame is held for {held} of {len(wanted)} frames. Take "
-            f"a longer clip, fewer frames, or a higher sample_fps."
-        )
+        notes.append(held_note(f"frame {wanted[-1]}", held, len(wanted)))
     if sample_fps > fps * 1.001:
-        notes.append(f"the clip has {fps:g} frames per second and {sample_fps:g} are taken: frames repeat.")
+        notes.append(repeat_note(fps, sample_fps))
     return notes

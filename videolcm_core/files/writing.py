@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import secrets
-import platform
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
-
 
 _HOST = re.sub(r"[^\w-]", "", platform.node()) or "host"
 

@@ -269,7 +269,7 @@ def test_clip_vision_of_the_wrong_width(host, model, composer, prompt, latent, k
 
 
 def test_motion_grows_with_the_picture(host):
-    frames = host.pack("nodes.conditions.frames")
+    frames = host.pack("videolcm_core.media.resize")
     motion = torch.full((2, 32, 64, 3), 0.5)
     motion[..., 0] += 4 / 64
     motion[..., 1] -= 2 / 64
@@ -283,7 +283,7 @@ def test_motion_grows_with_the_picture(host):
 
 
 def test_fits(host):
-    frames = host.pack("nodes.conditions.frames")
+    frames = host.pack("videolcm_core.media.resize")
     picture = torch.zeros(1, 40, 80, 3)
     picture[:, :, 20:60] = 1
     crop, stretch, pad = (frames.resize_frames(picture, 20, 20, fit) for fit in frames.FITS)

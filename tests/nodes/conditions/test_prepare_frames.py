@@ -66,20 +66,19 @@ def test_start_counts_the_clips_own_frames(prepare, video):
     assert prepare(video(40, 24), start=5)[0] == [5, 8, 11, 14]
 
 
-def test_a_long_video_is_not_decoded_to_its_end(prepare, video, monkeypatch):
-    from comfy_api.latest import InputImpl
-
+def test_a_long_video_is_not_decoded_to_its_end(host, prepare, video, monkeypatch):
     decoded = []
-    read = InputImpl.VideoFromFile.get_components
+    reader = host.pack("videolcm_core.media.video").Video
+    decode = reader._decoded
 
-    def counted(self):
-        components = read(self)
-        decoded.append(len(components.images))
-        return components
+    def counted(self, seek):
+        for frame in decode(self, seek):
+            decoded.append(frame.time)
+            yield frame
 
-    monkeypatch.setattr(InputImpl.VideoFromFile, "get_components", counted)
+    monkeypatch.setattr(reader, "_decoded", counted)
     assert prepare(video(200, 24), start=5)[0] == [5, 8, 11, 14]
-    assert len(decoded) == 1 and 15 <= decoded[0] <= 17
+    assert len(decoded) == 16
 
 
 def test_trimmed_videos(prepare, video):
@@ -135,7 +134,7 @@ def test_real_films(host, film):
     assert images.shape == (5, 64, 96, 3) and fps == 8.0 and 0 <= images.min() < 0.3 < images.max() <= 1
     rate = float(video.get_frame_rate())
     components = video.as_trimmed(0, 1.0, strict_duration=False).get_components()
-    resize = host.pack("nodes.conditions.frames").resize_frames
+    resize = host.pack("videolcm_core.media.resize").resize_frames
     for index, image in enumerate(images):
         expected = components.images[int(7 + index * rate / 8)][None]
         torch.testing.assert_close(image, resize(expected, 96, 64, "crop")[0], rtol=0, atol=1e-6)

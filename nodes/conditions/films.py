@@ -1,0 +1,191 @@
+"""Frames of a VIDEO that is a file, by their time stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from comfy_api.latest import InputImpl
+from torch import Tensor
+
+from ...videolcm_core.media.errors import MediaError, decoding
+from ...videolcm_core.media.film import Film, open_film
+from ...videolcm_core.media.instants import Taken, frame_numbers, on_screen, one_by_one
+from ...videolcm_core.media.render import FilmFrame
+from ...videolcm_core.media.video import Window
+from .. import host
+
+ONE_FRAME: Final = "the clip has one frame: it is repeated, a still video."
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames of a film for a condition.
+
+    Attributes:
+        frames: ``[F, H, W, 3]`` float32 in [0, 1].
+        fps: Their rate; the film's own where none was asked, of an uneven film the mean.
+        notes: What the user should know about them.
+    """
+
+    frames: Tensor
+    fps: float
+    notes: list[str]
+
+
+def video_name(video: Any) -> str:
+    """What messages call a VIDEO."""
+    if isinstance(video, InputImpl.VideoFromFile):
+        path = video.get_stream_source()
+        if isinstance(path, str):
+            return f"The video {Path(path).name}"
+    return "The VIDEO"
+
+
+def film_of(video: Any) -> Film | None:
+    """The reader of the file that a VIDEO is; None where a node made its frames, or another pack its class.
+
+    Raises:
+        MediaError: If the file cannot be opened.
+    """
+    file = InputImpl.VideoFromFile
+    if not isinstance(video, file) or type(video).get_components is not file.get_components:
+        return None
+    name = video_name(video)
+    with decoding(name):
+        window = _window(video)
+        if window is None:
+            return None
+        return open_film(video.get_stream_source(), name, window=window, threads=0, lenient=True)
+
+
+def _window(video: Any) -> Window | None:
+    """The part of the file that the VIDEO stands for; hosts before 0.30 keep it to themselves."""
+    asked = getattr(video, "get_active_trim_window", None)
+    if asked is not None:
+        return Window(*asked())
+    start = getattr(video, "_VideoFromFile__start_time", None)
+    duration = getattr(video, "_VideoFromFile__duration", None)
+    if start is None or duration is None:
+        return None
+    # A start below 0 counts from the end.
+    return Window(float(start if start >= 0 else max(video._get_raw_duration() + start, 0.0)), float(duration))
+
+
+def read_film(film: Film, most: int | None = None) -> tuple[Tensor, float]:
+    """All frames of a film, or the first ones; what is decodable of a damaged one.
+
+    Args:
+        film: From `film_of`.
+        most: How many; None reads all.
+
+    Returns:
+        ``[F, H, W, 3]`` float32 in [0, 1], and the frames per second (of an uneven film the mean).
+
+    Raises:
+        MediaError: If it cannot be read, or its frames are of several sizes.
+    """
+    taken = one_by_one(film.frames(), 0, most, film.timeline, FilmFrame.values)
+    _check_read(film, taken, 0)
+    return _joined(film, taken.frames[: taken.read]), film.timeline.rate
+
+
+def sample_film(
+    film: Film, count: int, start: int, sample_fps: float, shape: Callable[[Tensor], Tensor] = lambda frame: frame
+) -> Clip:
+    """Frames of a film at a rate, each the one that is on the screen at its instant.
+
+    Args:
+        film: From `film_of`.
+        count: How many; after the film's end its last frame is held.
+        start: Number of the first frame to take; instants count from when it comes.
+        sample_fps: Instants per second; 0 takes every frame.
+        shape: What is made of each frame ``[1, H, W, 3]`` at once: the frames of a long 4K film fill any memory.
+
+    Raises:
+        MediaError: If it cannot be read.
+        ValueError: If it ends before ``start``.
+    """
+    line = film.timeline
+
+    def take(frame: FilmFrame) -> Tensor:
+        return shape(frame.values())
+
+    if sample_fps:
+        taken = on_screen(film.frames(), start, count, sample_fps, line, take)
+    else:
+        taken = one_by_one(film.frames(), start, count, line, take)
+    _check_read(film, taken, start)
+    return Clip(_joined(film, taken.frames), float(sample_fps or line.rate), _notes(film, taken, start, sample_fps))
+
+
+def _check_read(film: Film, taken: Taken[Tensor], start: int) -> None:
+    """Refuse a film that ended before the first frame, and mention one that ended before it should."""
+    if not taken.read:
+        raise MediaError(film.name, "has no frame that can be decoded")
+    if not taken.frames:
+        raise start_error(start, taken.read)
+    if taken.ended and taken.read < film.timeline.count:
+        host.tell(
+            f"{film.name} promises {film.timeline.count} frames and {taken.read} could be read; it may be cut off."
+        )
+
+
+def start_error(start: int, count: int) -> ValueError:
+    """The error of a start after the end of a clip of ``count`` frames."""
+    return ValueError(
+        f"start is {start} and the clip has {count} frame{'s' * (count > 1)}; allowed: 0 to {count - 1}. Choose an "
+        f"earlier start."
+    )
+
+
+def _joined(film: Film, frames: list[Tensor]) -> Tensor:
+    sizes = {tuple(frame.shape[1:3]) for frame in frames}
+    if len(sizes) > 1:
+        named = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
+        raise MediaError(
+            film.name,
+            f"changes its size: {named}",
+            "frames of one size",
+            "Set one with Prepare Condition Frames before this node.",
+        )
+    return torch.cat(frames)
+
+
+def _notes(film: Film, taken: Taken[Tensor], start: int, sample_fps: float) -> list[str]:
+    line, count = film.timeline, len(taken.frames)
+    if taken.ended and taken.read == 1 and count > 1:
+        return [ONE_FRAME]
+    notes = []
+    if not line.even and not sample_fps:
+        notes.append(
+            f"the clip's frames come at uneven times, {line.rate:.4g} per second on average, and every frame is taken: "
+            f"the video will run unevenly. Set sample_fps to take them by time."
+        )
+    if taken.held:
+        number = frame_numbers(count, start, line.rate, sample_fps)[-1]
+        notes.append(held_note(f"frame {number}" if line.even else f"{taken.last_asked:.2f} s", taken.held, count))
+    if line.even and sample_fps > line.rate * 1.001:
+        notes.append(repeat_note(line.rate, sample_fps))
+    elif taken.repeated and (not line.even or line.hold > 1.5 * line.gap):
+        notes.append(
+            f"the clip's frames come at uneven times, {line.rate:.4g} per second on average, and {sample_fps:g} are "
+            f"taken: {taken.repeated} of {count} frames repeat the one before."
+        )
+    return notes
+
+
+def held_note(before: str, held: int, count: int) -> str:
+    """What is said where a clip ends before the last frame that was asked."""
+    return (
+        f"the clip ends before {before}: its last frame is held for {held} of {count} frames. Take a longer clip, "
+        f"fewer frames, or a higher sample_fps."
+    )
+
+
+def repeat_note(fps: float, sample_fps: float) -> str:
+    """What is said where a clip of constant rate is too slow."""
+    return f"the clip has {fps:g} frames per second and {sample_fps:g} are taken: frames repeat."
