@@ -268,8 +268,8 @@ def main(arguments: list[str] | None = None) -> None:
     student = student_of(options, recipe, teacher, accelerator)
     task = DistillationTask(batches, teacher, student, recipe, accelerator, scale_of(options, accelerator))
     run(task, loop_options(options, recipe, task, teacher), accelerator)
-    if accelerator.is_main_process and batches.skipped.reasons:
-        print(batches.skipped.summary(len(batches.sources["video"])) if "video" in batches.sources else batches.skipped)
+    if accelerator.is_main_process and (told := batches.left_out()):
+        print(told)
     export(options, task, teacher)
     accelerator.end_training()
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .source import BrokenSampleError
+from .source import BrokenSampleError, reason_of
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"})
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -91,7 +91,7 @@ def decode_video(source: Path | bytes, sampling: FrameSampling, rng: np.random.G
         if frames is None:  # the container's seeking went too far
             frames = _nearest(source, instants, half, sampling, seek=False)
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise BrokenSampleError(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise BrokenSampleError(f"cannot be decoded: {reason_of(error)}") from error
     if frames is None or len(frames) < sampling.frames:
         got, wanted = 0 if frames is None else len(frames), sampling.frames
         raise BrokenSampleError(
@@ -116,7 +116,7 @@ def decode_image(source: Path | bytes, sampling: FrameSampling) -> np.ndarray:
             upright = ImageOps.exif_transpose(opened).convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenSampleError(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise BrokenSampleError(f"cannot be decoded: {reason_of(error)}") from error
     width, height = _scaled(image.width, image.height, sampling)
     resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
     return _cut(resized, sampling)[None]

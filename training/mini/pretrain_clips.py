@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..data import latents
-from ..data.batches import Batches, BatchOptions
+from ..data.batches import Batches, BatchOptions, SourceBatches
 from ..data.decode import FrameSampling
 from ..data.mixing import Ratio
 from ..data.opening import DataSpec, caption_vocabulary, open_batches
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     spec = DataSpec(clips=o.clips, shards=o.shards, cache=o.cache, sampling=sampling)
     autoencoder = mini.load_all_in_one(o.start).autoencoder
 
-    def batches(ratio: Ratio) -> Batches:
+    def batches(ratio: Ratio, *, quiet: bool = False) -> SourceBatches:
         options = BatchOptions(
             batch=o.batch,
             image_batch=o.image_batch,
@@ -118,15 +118,15 @@ def main(arguments: list[str] | None = None) -> None:
             drop_text=DROP_TEXT,
             unknown_words=UNKNOWN_WORDS,
         )
-        return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device)
+        return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device, quiet=quiet)
 
-    joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0))
+    joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0), quiet=True)
     task = ClipTeacherTask(stills, joint, caption_vocabulary(spec), o, accelerator)
     events = o.out.with_suffix("") / "events"
     loop = LoopOptions(checkpoint=o.out, steps=o.steps, seed=o.seed, tracker=o.tracker, events=events)
     run(task, loop, accelerator)
-    if joint.skipped.reasons:
-        print(joint.skipped.summary(len(joint.skipped.reasons)))
+    if accelerator.is_main_process and (told := joint.left_out()):
+        print(told)
     if o.export is not None and accelerator.is_main_process:
         export(o.out, o.start, o.export, sampling)
         print(o.export)
