@@ -230,14 +230,17 @@ def _csv_rows(text: str, name: str, *, tab: bool) -> Iterator[Row]:
     header: list[str] = []
     delimiters = sorted(_DELIMITERS, key=lambda d: (d == "\t") != tab)
     for delimiter in delimiters:
-        header = next((r for r in csv.reader(_lines(text), delimiter=delimiter) if any(map(str.strip, r))), [])
+        header = next(
+            (r for r in csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True) if any(map(str.strip, r))),
+            [],
+        )
         columns = {_column(c) for c in header}
         if columns & set(FILE_COLUMNS) and columns & set(CAPTION_COLUMNS):
             break
     else:
         first = next(csv.reader(_lines(text), delimiter=delimiters[0]), [])
         raise ValueError(_wrong_columns(name, first))
-    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     began, headed = 0, False
     for fields in reader:
         line, began = began + 1, reader.line_num
