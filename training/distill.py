@@ -21,6 +21,7 @@ from .data.batches import BatchOptions, SourceBatches
 from .data.mixing import Ratio
 from .data.opening import DataSpec, open_batches
 from .engine import costs
+from .engine.commands import run_command
 from .engine.files import released_state
 from .engine.loop import Hook, LoopOptions, run
 from .engine.processes import launched_sharded, open_accelerator
@@ -275,4 +276,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .data.latents import fingerprint
+from .engine.commands import run_command
 from .evaluation import results, tables
 from .evaluation.measures import MEASURES
 from .evaluation.models import file_hash, load_model
@@ -307,4 +308,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

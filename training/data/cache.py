@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from videolcm_core.networks.text_encoder import START, TextEncoder
 
+from ..engine.commands import run_command
 from .cache_files import EMPTY, INDEX, IndexWriter, read_file, read_index, write_atomically
 from .captions import told_before
 from .clip_folder import ClipFolder, Missing
@@ -258,4 +259,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from .commands import Terminated
 from .files import load_checkpoint, save_atomically
 from .progress import Rate, Smooth
 from .trackers import Tracker, open_tracker
@@ -123,6 +124,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self.error: type[KeyboardInterrupt] = KeyboardInterrupt
 
     @contextmanager
     def caught(self) -> Iterator[_Stop]:
@@ -133,7 +135,7 @@ class _Stop:
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(number: int, _: Any) -> None:
-            self.asked = True
+            self.asked, self.error = True, Terminated if number == signal.SIGTERM else KeyboardInterrupt
             signal.signal(number, before[signal.Signals(number)])
 
         for number in before:
@@ -273,10 +275,11 @@ def _steps(this: _Run, start: int, bar: tqdm, stop: _Stop, tracker: Tracker | No
                 this.save(made)
             if stopping:
                 bar.write(f"stopped after step {index} and saved; the same command resumes from {options.checkpoint}")
-                raise KeyboardInterrupt
+                raise stop.error
             for hook in options.hooks:
                 if hook.every and (made % hook.every == 0 or made == options.steps):
-                    hook.call(made, tracker)
+                    with rate.paused(bar):
+                        hook.call(made, tracker)
     except KeyboardInterrupt:
         if not stop.asked:
             # Raised inside a step, which may have changed some parameters only: the file holds the state before it.

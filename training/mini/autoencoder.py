@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
 from . import corpus, world
 
@@ -125,4 +126,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

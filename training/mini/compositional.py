@@ -22,6 +22,7 @@ from ..data.corpus import CorpusClips
 from ..data.encoders import Encoders
 from ..data.mixing import Ratio
 from ..distill import checkpoint_of, folder_of
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run
 from ..engine.networks import Conditions
 from ..engine.processes import open_accelerator
@@ -212,4 +213,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from videolcm_core.annotators.sketch import canny_edges
 
 from ..data import conditions
+from ..engine.commands import run_command
 from ..engine.loop import save_atomically
 from ..evaluation.sampling import Row, reconstruct, sample_videos
 from ..metrics import control
@@ -331,4 +332,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..engine.commands import run_command
 from . import world
 from .models3d import Model3D, read_model
 from .render import Renderer
@@ -142,4 +143,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

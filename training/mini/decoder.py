@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
 from ..metrics.lpips import load_lpips
 from ..metrics.weights import enlarged
@@ -149,4 +150,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,7 @@ from videolcm_core.files.writing import save_safetensors
 from videolcm_core.networks.annotators.mini_depth import MiniDepth
 
 from ..data import latents
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
 from ..metrics.control import rank_correlation, silhouette_iou
 from . import corpus, world
@@ -171,4 +172,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

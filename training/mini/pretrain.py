@@ -19,6 +19,7 @@ from videolcm_core.diffusion.prediction import velocity
 from videolcm_core.networks.vgen.unet3d import UNetConfig
 
 from ..data import latents
+from ..engine.commands import run_command
 from ..engine.files import released_state
 from ..engine.loop import LoopOptions, run, set_learning_rate, update_ema, warmup_stable_decay
 from ..engine.networks import Conditions, encode_conditions, set_temporal
@@ -192,4 +193,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,7 @@ from ..data.batches import Batches, BatchOptions, SourceBatches
 from ..data.decode import FrameSampling
 from ..data.mixing import Ratio
 from ..data.opening import DataSpec, caption_vocabulary, open_batches
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run
 from ..engine.processes import open_accelerator
 from ..engine.trackers import check_tracker
@@ -133,4 +134,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

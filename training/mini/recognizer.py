@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.latents import mirrored
+from ..engine.commands import run_command
 from ..engine.loop import LoopOptions, run, set_learning_rate, warmup_stable_decay
 from . import corpus, world
 
@@ -192,4 +193,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

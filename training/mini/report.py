@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..engine.commands import run_command
 from ..evaluation import tables
 from ..evaluation.sources import CHUNK
 from . import control as evaluate_control
@@ -179,4 +180,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
