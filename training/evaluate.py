@@ -163,12 +163,12 @@ class Evaluation:
         """The files as far as they are known."""
         out = self.options.out
         document = {"protocol": self.protocol, "rows": self.rows, "ratios": self.ratios()}
-        (out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+        (out / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         text = [tables.markdown(self.rows, latency=True), "", tables.protocol_text(self.protocol)]
         if document["ratios"]:
             text += ["", "| ratio | value | 95 % interval |", "|---|---|---|"]
             text += [f"| {k} | {v[0]:.2f} | {v[1]:.2f} to {v[2]:.2f} |" for k, v in document["ratios"].items()]
-        (out / "results.md").write_text("\n".join(text) + "\n")
+        (out / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
     def run(self) -> None:
         """Every cell."""
@@ -185,7 +185,7 @@ class Evaluation:
         for measure in ("fvd", "fvd_latent"):
             for ending in ("svg", "png"):
                 tables.plot(self.rows, self.options.out / f"{measure}.{ending}", measure)
-        print((self.options.out / "results.md").read_text())
+        print((self.options.out / "results.md").read_text(encoding="utf-8"))
 
 
 def networks(options: argparse.Namespace) -> dict[str, Path]:

@@ -7,11 +7,11 @@ capitals, backslashes, ``./`` in front, ``%20`` for a space. `FileNames` compare
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 
 def find_files(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -75,6 +75,16 @@ def canonical(name: str) -> str:
 def caseless(name: str) -> str:
     """`canonical` without capitals."""
     return unicodedata.normalize("NFC", canonical(name).casefold())
+
+
+def unescaped(name: str) -> str:
+    """A name with ``%20`` and its kin read as what they stand for; as it is where that is no UTF-8."""
+    parts = re.split("((?:%[0-9A-Fa-f]{2})+)", name)
+    try:
+        parts[1::2] = [bytes.fromhex(part.replace("%", "")).decode("utf-8") for part in parts[1::2]]
+    except UnicodeDecodeError:
+        return name
+    return "".join(parts)
 
 
 _FORMS: tuple[Callable[[str], str], ...] = (str, canonical, caseless)
@@ -143,7 +153,7 @@ class FileNames:
             for start in {str(self.folder.absolute()), str(self.folder.resolve()), self.folder.resolve().name}:
                 if whole.startswith(front := canonical(start) + "/"):
                     names.append(whole[len(front) :])
-        return list(dict.fromkeys([*names, *(unquote(name) for name in names)]))
+        return list(dict.fromkeys([*names, *(unescaped(name) for name in names)]))
 
     def _resolved(self, name: str) -> str:
         """Where a file lies; its own name stays, since linked files are files of their own."""

@@ -6,6 +6,7 @@ Anything else is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ def run_command(main: Callable[[], object], stopped: str = GOES_ON) -> NoReturn:
         SystemExit: always, but for faults of ours, which are raised as they are.
     """
     _terminate_as_interrupt()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console of few characters shows the others escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _status(main, stopped)
     finally:

@@ -265,8 +265,10 @@ class Evaluation:
         path = self.options.out / f"{setting} {name}.json".replace(" ", "-").replace(",", "")
         if not path.exists():
             scores = MEASURE[setting](videos, self.scenes.truth, self.judges)
-            path.write_text(json.dumps({n: control.mean_interval(v) for n, v in scores.items()}) + "\n")
-        found = json.loads(path.read_text())
+            path.write_text(
+                json.dumps({n: control.mean_interval(v) for n, v in scores.items()}) + "\n", encoding="utf-8"
+            )
+        found = json.loads(path.read_text(encoding="utf-8"))
         self.results.setdefault(setting, {})[name] = found
         print(f"{setting}: {name}", {n: round(v[0], 4) for n, v in found.items()}, flush=True)
 
@@ -283,8 +285,8 @@ class Evaluation:
                 self.options.cfg,
                 name,
             )
-            path.write_text(json.dumps(best))
-        return Row(model="teacher", steps=steps, cfg=json.loads(path.read_text()))
+            path.write_text(json.dumps(best), encoding="utf-8")
+        return Row(model="teacher", steps=steps, cfg=json.loads(path.read_text(encoding="utf-8")))
 
     def run(self, setting: str) -> None:
         """Every row of a setting."""
@@ -326,8 +328,8 @@ def main(arguments: list[str] | None = None) -> None:
     for setting in options.settings:
         evaluation.run(setting)
         evaluation.sheet(setting)
-    (options.out / "results.json").write_text(json.dumps(evaluation.results, indent=1) + "\n")
-    (options.out / "results.md").write_text(tables(evaluation.results) + "\n")
+    (options.out / "results.json").write_text(json.dumps(evaluation.results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "results.md").write_text(tables(evaluation.results) + "\n", encoding="utf-8")
     print(tables(evaluation.results))
 
 

@@ -113,7 +113,7 @@ def write_credits(models: dict[str, Model3D], path: Path) -> None:
         {"object": n, "model": m.name, "creator": m.creator, "licence": m.licence, "library": world.OBJECTS[n].library}
         for n, m in models.items()
     ]
-    path.write_text(json.dumps(entries, indent=1) + "\n")
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -311,6 +311,8 @@ APART = unicodedata.normalize("NFD", "é ü.png")
         ("in/a.png", "./in//a.png"),
         ("in/a.png", "clips/in/a.png"),
         ("my clip.png", "my%20clip.png"),
+        ("caf\u00e9 \u2603.png", "caf%C3%A9%20%E2%98%83.PNG"),
+        ("a%E9b.png", "a%e9b.png"),
         ("100%.png", "100%.png"),
         ("100%25.png", "100%25.png"),
         ("a%20b.png", "a%20b.png"),
