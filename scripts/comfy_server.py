@@ -433,7 +433,7 @@ class ComfyServer(Client):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         settings = self.base / "user" / "default" / "comfy.settings.json"
         if not settings.exists():
-            settings.write_text(json.dumps(SETTINGS))
+            settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
 
     @property
     def command(self) -> list[str]:
@@ -493,7 +493,7 @@ class ComfyServer(Client):
 
     def log(self) -> str:
         """Everything the server has printed since its start."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def tail(self, lines: int = 25) -> str:
         """The last lines of the log and its path."""

@@ -217,7 +217,9 @@ def demo(settings: argparse.Namespace, tree: Path, setup_seconds: float) -> None
     """
     if not WORKFLOW.is_file():
         raise DemoError(f"the workflow {WORKFLOW} is missing; is this clone complete?")
-    prompt = set_inputs(json.loads(WORKFLOW.read_text()), settings.prompt, settings.seed, settings.steps)
+    prompt = set_inputs(
+        json.loads(WORKFLOW.read_text(encoding="utf-8")), settings.prompt, settings.seed, settings.steps
+    )
     stages = {"setup": setup_seconds}
     server = make_server(settings, tree)
     print("starting ComfyUI ...", flush=True)

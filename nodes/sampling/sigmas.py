@@ -56,14 +56,16 @@ def step_noise(x: Tensor, seed: int | None, device: str) -> Callable[[Tensor, Te
 
     Args:
         x: The sample, for shape, device and dtype.
-        seed: Of the run.
+        seed: Of the run; None draws from torch's own numbers, as the host does.
         device: "cpu" draws the same noise on every machine; "gpu" draws where ``x`` lives, as the host does.
     """
     if device == "gpu":
         return host.default_step_noise(x, seed)
+    if seed is None:
+        return lambda sigma, sigma_next: torch.randn(x.shape).to(x)
     generator = torch.Generator(device="cpu")
     # One above the seed of the start noise, as in the host, so that the two differ.
-    generator.manual_seed(torch.seed() if seed is None else (seed + 1) % 2**64)
+    generator.manual_seed((seed + 1) % 2**64)
     return lambda sigma, sigma_next: torch.randn(x.shape, generator=generator).to(x)
 
 

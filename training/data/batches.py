@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .encoders import Encoders, token_row
-from .mixing import Ratio
+from .mixing import Ratio, SingleFrames
 from .source import Kind, Order, Sample, SkipReport, Source, read_or_replace
 
 UNKNOWN_TOKEN = 0  # CLIP id 0, "!": hardly in captions, so that a small text encoder reads it as an unknown word
@@ -128,11 +128,21 @@ class SourceBatches:
             if share:
                 self.sources[kind] = source
         self.orders = {k: Order(s.groups, options.seed + (k == "image")) for k, s in self.sources.items()}
-        self.skipped = SkipReport()
+        self.skipped, self._scanned_out = SkipReport(), 0
         self._known: dict[Kind, SkipReport] = {k: SkipReport() for k in self.sources}
         self._locks = {k: threading.Lock() for k in self.sources}
         self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
         self._ahead: dict[tuple[int, range], list[Future[Sample]]] = {}
+
+    def leave_out(self, report: SkipReport) -> None:
+        """Count samples that a scan left out, so that `left_out` tells of them too."""
+        self.skipped.reasons.update(report.reasons)
+        self._scanned_out += len(report.reasons)
+
+    def left_out(self) -> str:
+        """For the end of a run: which samples could not be used, and of how many; "" where all could."""
+        sources = [s for s in self.sources.values() if not (isinstance(s, SingleFrames) and "video" in self.sources)]
+        return self.skipped.summary(sum(map(len, sources)) + self._scanned_out) if self.skipped.reasons else ""
 
     def images(self, step: int) -> bool:
         """Whether a step trains on images."""

@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 from videolcm_core.networks.text_encoder import START, TextEncoder
 
+from ..engine.commands import run_command
 from .cache_files import EMPTY, INDEX, IndexWriter, read_file, read_index, write_atomically
+from .captions import told_before
 from .clip_folder import ClipFolder, Missing
 from .decode import Fit, FrameSampling, Short, Start
 from .encoders import Encoders, chosen_encoders
@@ -246,6 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
         source = ClipFolder.scan(o.clips, sampling, o.missing_captions)
     else:
         source = ShardSet.scan(o.shards, sampling, o.out / "shards")
+    print(told_before(source, o.clips or o.shards), flush=True)
     encoders = chosen_encoders(o.start, o.vae, o.text_encoder, o.device)
     report = build(source, sampling, encoders, o.out, takes=o.takes, seed=o.seed, workers=o.workers)
     print(report.summary(len(source) + len(source.left_out.reasons)))
@@ -256,4 +259,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

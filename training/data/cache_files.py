@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videolcm_core.files.writing import whole_file
 
-from .source import BrokenSampleError, Kind, Sample
+from .source import BrokenSampleError, Kind, Sample, SkipReport
 
 FORMAT = 1
 INDEX = "index.json"
@@ -71,7 +71,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Make the cache: python -m training.data.cache --out {folder} ...")
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it and make the cache again.") from error
     if index.get("format") != FORMAT:
@@ -152,6 +152,20 @@ class CachedClips:
     def name(self, index: int) -> str:
         """The clip and which of its spans."""
         return self.names[index]
+
+    def caption(self, index: int) -> str:
+        """Its text."""
+        return self.entries[index]["caption"]
+
+    @property
+    def left_out(self) -> SkipReport:
+        """None: the command that made the cache told of them."""
+        return SkipReport()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """None, as `left_out`."""
+        return ()
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Read one clip's latents.

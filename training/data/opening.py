@@ -14,6 +14,7 @@ from ..teachers import Teacher
 from . import cache
 from .batches import BatchOptions, SourceBatches
 from .cache_files import CachedClips
+from .captions import told_before
 from .clip_folder import ClipFolder, Missing
 from .corpus import Corpus, CorpusClips
 from .decode import FrameSampling
@@ -21,7 +22,7 @@ from .encoders import Encoders
 from .latents import cached_latents
 from .mixing import SingleFrames
 from .shards import ShardSet
-from .source import BrokenSampleError, EncodableSource
+from .source import BrokenSampleError, CaptionedSource, EncodableSource
 from .tokens import vocabulary_of
 
 VOCABULARY_CAPTIONS = 100_000  # beyond this many captions, new words are rare
@@ -82,6 +83,7 @@ def open_batches(
     *,
     autoencoder: nn.Module | None = None,
     device: torch.device | str = "cpu",
+    quiet: bool = False,
 ) -> SourceBatches:
     """Open the data of a run.
 
@@ -91,6 +93,7 @@ def open_batches(
         teacher: its encoders and its clips' size are taken; None where a text encoder is trained too.
         autoencoder: where there is no teacher.
         device: where to encode.
+        quiet: say nothing of captions and samples left out, where it was said before.
 
     Raises:
         FileNotFoundError: a folder, shard or cache is not there.
@@ -104,23 +107,31 @@ def open_batches(
         clips = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels)
         batches = SourceBatches(clips, replace(clips, single=True), options, encoders)
     else:
-        source = open_source(spec, teacher, options, encoders)
+        source = open_source(spec, teacher, options, encoders, quiet=quiet)
         empty = source.empty_text if isinstance(source, CachedClips) else None
         videos, images = source.only("video"), source.only("image")
         if not len(videos) and options.ratio.clips:
             raise ValueError(f"{_where(spec)} holds images only; add clips, or train on images alone (clips 0).")
         batches = SourceBatches(videos, images if len(images) else SingleFrames(videos), options, encoders, empty)
         if not isinstance(source, CachedClips):
-            batches.skipped.reasons.update(source.left_out.reasons)
+            batches.leave_out(source.left_out)
     if teacher is not None and not options.ids:
         _check_width(batches.uncond_context(), teacher, spec)
     return batches
 
 
 def open_source(
-    spec: DataSpec, teacher: Teacher | None, options: BatchOptions, encoders: Encoders | None
+    spec: DataSpec,
+    teacher: Teacher | None,
+    options: BatchOptions,
+    encoders: Encoders | None,
+    *,
+    quiet: bool = False,
 ) -> ClipFolder | ShardSet | CachedClips:
-    """Clips, shards, or their cache, which is brought up to date first."""
+    """Clips, shards, or their cache, which is brought up to date first.
+
+    What of the captions is left out is told here, before anything is encoded or trained, once for all processes.
+    """
     sampling = spec.sampling or teacher_sampling(teacher)
     source: ClipFolder | ShardSet
     if spec.clips is not None:
@@ -129,7 +140,10 @@ def open_source(
         source = ShardSet.scan(spec.shards, sampling, None if spec.cache is None else spec.cache / "shards")
     else:
         assert spec.cache is not None
-        return CachedClips.open(spec.cache, None if encoders is None else encoders.identity)
+        cached = CachedClips.open(spec.cache, None if encoders is None else encoders.identity)
+        _tell(cached, spec, quiet)
+        return cached
+    _tell(source, spec, quiet)
     if spec.cache is None:
         return source
     if encoders is None:
@@ -142,6 +156,14 @@ def open_source(
 
     by_one_process(build)
     return CachedClips.open(out, identity)
+
+
+def _tell(source: CaptionedSource, spec: DataSpec, quiet: bool) -> None:
+    """Once a run, by the first of its processes."""
+    distributed = torch.distributed
+    first = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    if first and not quiet:
+        print(told_before(source, _where(spec)), flush=True)
 
 
 def teacher_sampling(teacher: Teacher | None) -> FrameSampling:
@@ -172,7 +194,9 @@ def all_captions(spec: DataSpec) -> Sequence[str]:
     if spec.clips is None and spec.shards is None:
         assert spec.cache is not None
         return [entry["caption"] for entry in CachedClips.open(spec.cache).entries][:VOCABULARY_CAPTIONS]
-    source: EncodableSource = open_source(replace(spec, cache=None), None, BatchOptions(), None)  # type: ignore[assignment]
+    source: EncodableSource = open_source(  # type: ignore[assignment]
+        replace(spec, cache=None), None, BatchOptions(), None, quiet=True
+    )
     return _readable(source)
 
 

@@ -15,17 +15,20 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from .caption_files import caption_in
+from .captions import ENDINGS, first_caption
 from .decode import IMAGES, VIDEOS, FrameSampling, decode_image, decode_video
-from .source import BrokenSampleError, Kind, Sample, SkipReport
+from .file_names import canonical, caseless
+from .source import BrokenSampleError, Kind, Sample, SkipReport, reason_of
 
-TEXTS = (".json", ".txt", ".text", ".caption")
+_VERSION = 2  # of the kept lists: one of another version is made again
 _COLUMNS = ("keys", "kinds", "offsets", "sizes", "text_offsets", "text_sizes", "text_endings")
 
 
@@ -90,18 +93,18 @@ def index_shard(path: Path) -> ShardIndex:
                 stem, _, ending = place.name.partition(".")
                 if not member.isfile() or not stem or not ending:
                     continue
-                key = (place.parent / stem).as_posix()
+                key = canonical((place.parent / stem).as_posix())
                 if members.setdefault(key, {}).setdefault("." + ending.lower(), member) is not member:
                     broken[key] = f"duplicate: the shard has {member.name} twice"
             # At a damaged header the iteration just ends; a whole archive ends with a block of zeros.
             if any(_read(path, archive.offset, tarfile.BLOCKSIZE)):  # type: ignore[attr-defined]
                 raise tarfile.ReadError(f"no member at byte {archive.offset}")  # type: ignore[attr-defined]
     except (tarfile.TarError, OSError) as error:
-        broken["(rest)"] = f"damaged shard: {error}"
+        broken["(rest)"] = f"damaged shard: {reason_of(error)}"
     end = path.stat().st_size
     rows = []
-    for key, parts in members.items():
-        reason, row = _row(key, parts, end)
+    for key, parts in _joined(members).items():
+        reason, row = _row(path, key, parts, end)
         if key in broken or row is None:
             broken.setdefault(key, reason)
         else:
@@ -114,17 +117,31 @@ def index_shard(path: Path) -> ShardIndex:
     return ShardIndex(path, columns, tuple(broken.items()))
 
 
-def _row(key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tuple | None]:
+def _joined(members: dict[str, dict[str, tarfile.TarInfo]]) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """Samples whose clip and text differ in capitals only, where no other sample is called so, become one."""
+    alike: dict[str, list[str]] = {}
+    for key in members:
+        alike.setdefault(caseless(key), []).append(key)
+    joined = dict(members)
+    for keys in alike.values():
+        clips = [k for k in keys if not members[k].keys().isdisjoint(VIDEOS | IMAGES)]
+        others = [k for k in keys if k not in clips]
+        if len(clips) == 1 and len(others) == 1 and members[clips[0]].keys().isdisjoint(ENDINGS):
+            joined[clips[0]] = members[clips[0]] | joined.pop(others[0])
+    return joined
+
+
+def _row(path: Path, key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tuple | None]:
     """The columns of a sample, or why it has none."""
     if any(member.offset_data + member.size > end for member in parts.values()):
         return "cut off: the shard ends before it", None
     media = [e for e in parts if e in VIDEOS | IMAGES]
-    text = next((e for e in TEXTS if e in parts), None)
     if len(media) != 1:
         return f"{'no' if not media else 'more than one'} video or image: {' '.join(parts)}", None
-    if text is None:
-        return f"no caption: {' '.join(parts)}", None
-    picture, words = parts[media[0]], parts[text]
+    found = first_caption((e, partial(_caption, path, parts[e], e)) for e in ENDINGS if e in parts)
+    if not found.caption:
+        return f"no caption: {found.problem or ' '.join(parts)}", None
+    picture, words = parts[media[0]], parts[found.place]
     kind = media[0] in IMAGES
     return "", (
         key.encode(),
@@ -133,8 +150,12 @@ def _row(key: str, parts: dict[str, tarfile.TarInfo], end: int) -> tuple[str, tu
         picture.size,
         words.offset_data,
         words.size,
-        text.encode(),
+        found.place.encode(),
     )
+
+
+def _caption(path: Path, member: tarfile.TarInfo, ending: str) -> tuple[str, int]:
+    return caption_in(_read(path, member.offset_data, member.size), ending)
 
 
 def _cached_index(path: Path, folder: Path | None) -> ShardIndex:
@@ -142,7 +163,7 @@ def _cached_index(path: Path, folder: Path | None) -> ShardIndex:
     if folder is None:
         return index_shard(path)
     status = path.stat()
-    stamp = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    stamp = f"{_VERSION}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
     cache = folder / f"{path.stem}_{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
     if not cache.exists():
         index = index_shard(path)
@@ -173,12 +194,14 @@ class ShardSet:
         sampling: how samples are read.
         left_out: those that cannot be used, found while listing.
         chosen: of each shard, the rows that are used.
+        notes: what else was noticed about the captions.
     """
 
     shards: tuple[ShardIndex, ...]
     sampling: FrameSampling
     left_out: SkipReport
     chosen: tuple[np.ndarray, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def scan(cls, pattern: str, sampling: FrameSampling, index_folder: Path | None = None) -> ShardSet:
@@ -201,9 +224,10 @@ class ShardSet:
                 report.add(f"{shard.path.name}/{key}", reason)
         total = sum(map(len, shards))
         if not total:
+            texts = " or ".join(f"KEY{ending}" for ending in ENDINGS)
             raise ValueError(
                 f"{pattern} has no usable sample. {report.summary(len(report.reasons))}\n"
-                f"Needed: KEY.mp4 (or an image) with KEY.json or KEY.txt, in a .tar that is not compressed."
+                f"Needed: KEY.mp4 (or an image) with {texts}, in a .tar that is not compressed."
             )
         return cls(shards, sampling, report, tuple(np.arange(len(s)) for s in shards))
 
@@ -252,15 +276,12 @@ class ShardSet:
         columns = shard.columns
         data = self._bytes(shard, int(columns["text_offsets"][row]), int(columns["text_sizes"][row]))
         try:
-            text = data.decode("utf-8-sig")
-            if columns["text_endings"][row] == b".json":
-                entries = json.loads(text)
-                text = next(entries[k] for k in ("caption", "text") if isinstance(entries.get(k), str))
-        except (ValueError, AttributeError, StopIteration) as error:
-            raise BrokenSampleError(f"no caption: its text cannot be read ({error or 'no caption in it'})") from error
-        if not text.strip():
+            text, _ = caption_in(data, columns["text_endings"][row].decode())
+        except ValueError as error:
+            raise BrokenSampleError(f"no caption: its text {reason_of(error)}") from error
+        if not text:
             raise BrokenSampleError("no caption: its text is empty")
-        return text.strip()
+        return text
 
     def stamp(self, index: int) -> str:
         """Of the shard: size and time; of the sample: where it lies."""
@@ -293,7 +314,7 @@ class ShardSet:
         try:
             data = _read(shard.path, offset, size)
         except OSError as error:
-            raise BrokenSampleError(f"damaged shard: {error}") from error
+            raise BrokenSampleError(f"damaged shard: {reason_of(error)}") from error
         if len(data) < size:
             raise BrokenSampleError("cut off: the shard ends before it")
         return data

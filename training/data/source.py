@@ -13,6 +13,16 @@ from torch import Tensor
 Kind = Literal["video", "image"]
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, or its kind where it says nothing (an error itself is always true)."""
+    return str(error) or type(error).__name__
+
+
+def some(names: Sequence[str], count: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
 class BrokenSampleError(Exception):
     """This sample cannot be used; the text says why. A run counts it, names it and goes on."""
 
@@ -78,19 +88,39 @@ class SkipReport:
             lines.append("  and " + ", ".join(f"{n} more ({kind})" for kind, n in kinds.most_common()))
         return "\n".join(lines)
 
+    def brief(self) -> list[str]:
+        """A line for each kind of reason, with its first names."""
+        kinds: dict[str, list[str]] = {}
+        for name, reason in self.reasons.items():
+            kind, _, more = reason.partition(":")
+            kinds.setdefault(kind, []).append(f"{name} ({more.strip()})" if more else name)
+        return [f"Left out: {len(names)} ({kind}): {some(names)}." for kind, names in kinds.items()]
 
-class EncodableSource(Source, Protocol):
-    """What can be cached: a `Source` that tells when a clip changed."""
+
+class CaptionedSource(Source, Protocol):
+    """A `Source` whose captions can be read alone."""
 
     @property
     def left_out(self) -> SkipReport:
-        """Clips that cannot be used, found while scanning."""
+        """Samples that cannot be used, found while scanning."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What else was noticed about the captions while scanning, a line each."""
+
+    def caption(self, index: int) -> str:
+        """A sample's text.
+
+        Raises:
+            BrokenSampleError: it cannot be read.
+        """
+
+
+class EncodableSource(CaptionedSource, Protocol):
+    """What can be cached: a `Source` that tells when a clip changed."""
 
     def kind(self, index: int) -> Kind:
         """Clip or image."""
-
-    def caption(self, index: int) -> str:
-        """Its text."""
 
     def stamp(self, index: int) -> str:
         """Changes when the file is written; cheap."""

@@ -63,6 +63,11 @@ def tokenize(texts: list[str], pad: int = END) -> Tensor:
     return out
 
 
+def token_counts(texts: list[str]) -> list[int]:
+    """How many CLIP ids each text has, start and end included; beyond `LENGTH` its end is cut."""
+    return [len(encoded.ids) + 2 for encoded in _tokenizer().encode_batch(texts)]
+
+
 def vocabulary_of(texts: list[str]) -> Tensor:
     """Sorted CLIP ids that occur in the texts, start and end included."""
     return torch.unique(tokenize([*texts, ""]))

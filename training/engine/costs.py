@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
+from .commands import run_command
+
 GIB: Final = 2.0**30
 PEAK: Final = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "RTX 4090": 165e12}
 """Dense bfloat16 FLOP/s that the makers state."""
@@ -223,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

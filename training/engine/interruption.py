@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .commands import Terminated
+
 
 class Stop:
     """Set by the first Ctrl-C or termination signal; the second one is not caught."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.error: type[KeyboardInterrupt] = KeyboardInterrupt
 
     @contextmanager
     def caught(self) -> Iterator[Stop]:
@@ -24,7 +27,7 @@ class Stop:
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(number: int, _: Any) -> None:
-            self.asked = True
+            self.asked, self.error = True, Terminated if number == signal.SIGTERM else KeyboardInterrupt
             signal.signal(number, before[signal.Signals(number)])
 
         for number in before:

@@ -265,8 +265,11 @@ def _steps(this: _Run, start: int, bar: tqdm, stop: Stop, tracker: Tracker | Non
                 this.save(made)
             if stopping:
                 bar.write(f"stopped after step {index} and saved; the same command resumes from {options.checkpoint}")
-                raise KeyboardInterrupt
-            _call_hooks(options.hooks, made, options.steps, tracker, bar, rate)
+                raise stop.error
+            for hook in options.hooks:
+                if hook.every and (made % hook.every == 0 or made == options.steps):
+                    with rate.paused(bar):
+                        hook.call(made, tracker)
     except KeyboardInterrupt:
         if not stop.asked:
             # Raised inside a step, which may have changed some parameters only: the file holds the state before it.
@@ -279,16 +282,3 @@ def _show(bar: tqdm, tracker: Tracker | None, made: int, values: Mapping[str, fl
     bar.set_postfix({k.removeprefix("loss/"): f"{v:.4g}" for k, v in values.items()}, refresh=False)
     if tracker is not None:
         tracker.numbers(made, values)
-
-
-def _call_hooks(hooks: Sequence[Hook], made: int, steps: int, tracker: Tracker | None, bar: tqdm, rate: Rate) -> None:
-    """What is due after a step; its time counts neither as training nor in the time that is left."""
-    began = time.monotonic()
-    for hook in hooks:
-        if hook.every and (made % hook.every == 0 or made == steps):
-            hook.call(made, tracker)
-    spent = time.monotonic() - began
-    rate.leave_out(spent)
-    if not bar.disable:
-        bar.start_t += spent
-        bar.last_print_t += spent

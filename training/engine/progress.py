@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 BINS = 5
 """Parts of the schedule whose losses are shown apart: t 0-199, 200-399, ... for 1000 timesteps."""
@@ -53,20 +55,35 @@ class Smooth:
 
 
 class Rate:
-    """Samples a second, over the last half minute or so."""
+    """Samples a second, over the last half minute or so of training; what is done in `paused` does not count."""
 
     def __init__(self) -> None:
+        self._idle = 0.0
         self._marks = [(time.monotonic(), 0.0)]
 
     def add(self, samples: float) -> float:
         """Count a step's samples and return the rate."""
-        now, total = time.monotonic(), self._marks[-1][1] + samples
+        now, total = time.monotonic() - self._idle, self._marks[-1][1] + samples
         self._marks.append((now, total))
         while len(self._marks) > 2 and now - self._marks[1][0] > 30:
             self._marks.pop(0)
         began, before = self._marks[0]
         return (total - before) / max(now - began, 1e-9)
 
-    def leave_out(self, seconds: float) -> None:
-        """Do not count time in which nothing was trained, such as that of a validation."""
-        self._marks = [(when + seconds, total) for when, total in self._marks]
+    @contextmanager
+    def paused(self, bar: tqdm | None = None) -> Iterator[None]:
+        """Do something between two steps that is no training, such as validation.
+
+        Args:
+            bar: of the run; its remaining time is reckoned without the pause too, else every validation would be taken
+                for slow steps.
+        """
+        began, shown = time.monotonic(), time.time()
+        try:
+            yield
+        finally:
+            self._idle += time.monotonic() - began
+            if bar is not None and not bar.disable:
+                passed = time.time() - shown
+                bar.start_t += passed
+                bar.last_print_t += passed

@@ -1,14 +1,26 @@
-"""Where a run writes its curves: TensorBoard files, or Weights & Biases."""
+"""Where a run writes its curves: TensorBoard files, or Weights & Biases, both through accelerate's trackers.
+
+Accelerate writes; what it leaves to its user is here: where a resumed run begins again, and which run on the server a
+folder is. `Accelerator.log` itself is not used: it takes the trackers' settings before the run's folder and its first
+step are known, and the loop runs without an accelerator too.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from torch import Tensor
 
 TRACKERS: Final = ("tensorboard", "wandb", "none")
+PROJECT: Final = "videolcm"
+IDENTITY: Final = "run_identity.json"
 
 
 class Tracker(Protocol):
@@ -24,53 +36,102 @@ class Tracker(Protocol):
         """Write out what is waiting."""
 
 
-class TensorBoard:
+class _Accelerates:
+    """One of accelerate's trackers as a `Tracker`."""
+
+    def __init__(self, tracker: GeneralTracker, **picture_options: Any) -> None:
+        self.tracker, self.picture_options = tracker, picture_options
+        tracker.start()
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers of a step."""
+        self.tracker.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, pixels: Tensor) -> None:
+        """Write a picture, uint8 ``[H, W, 3]``."""
+        self.tracker.log_images({name: pixels.numpy()[None]}, step=step, **self.picture_options)
+
+    def close(self) -> None:
+        """Write out what is waiting."""
+        self.tracker.finish()
+
+
+def _tensorboard(folder: Path, start: int) -> _Accelerates:
     """Event files for ``tensorboard --logdir FOLDER``."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Steps that a kill took back are drawn again: the curves forget them.
-        self.writer = SummaryWriter(str(folder), purge_step=start if start else None)
-
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers of a step."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def picture(self, step: int, name: str, pixels: Tensor) -> None:
-        """Write a picture, uint8 ``[H, W, 3]``."""
-        self.writer.add_image(name, pixels.numpy(), step, dataformats="HWC")
-        self.writer.flush()
-
-    def close(self) -> None:
-        """Write out what is waiting."""
-        self.writer.close()
+    # Steps that a kill took back are drawn again: the curves forget them.
+    writer = TensorBoardTracker(folder.name, folder.parent, purge_step=start if start else None)
+    return _Accelerates(writer, dataformats="NHWC")
 
 
-class WeightsAndBiases:
-    """A run on a W&B server; the same folder continues the same run."""
+def _wandb(folder: Path, config: Mapping[str, Any]) -> _Accelerates:
+    """A run on a W&B server; the same folder continues the same run. Steps that a kill took back keep their numbers."""
+    tracker = _Accelerates(wandb_tracker(folder))
+    tracker.tracker.store_init_configuration(dict(config))
+    return tracker
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        import wandb
 
-        self.wandb = wandb
-        folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(
-            project="videolcm", dir=str(folder), id=folder.resolve().parent.name, resume="allow", config=dict(config)
-        )
+def wandb_tracker(folder: Path) -> WandBTracker:
+    """Accelerate's tracker with the run that a folder is; the package ``wandb`` is needed when it starts only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"dir": str(folder), "id": run_identity(folder), "name": run_name(folder), "resume": "allow"}
+    return WandBTracker(PROJECT, **settings)
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers of a step."""
-        self.run.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, pixels: Tensor) -> None:
-        """Write a picture, uint8 ``[H, W, 3]``."""
-        self.run.log({name: self.wandb.Image(pixels.numpy())}, step=step)
+def run_identity(folder: Path) -> str:
+    """The identity on a server of the run in a folder: drawn once and kept in it, so that a resumed run goes on.
 
-    def close(self) -> None:
-        """Write out what is waiting."""
-        self.run.finish()
+    A folder that was moved keeps its run; a copy of a folder that is still there is a run of its own.
+
+    Args:
+        folder: of the tracker's files; it must exist.
+
+    Returns:
+        letters and digits only.
+
+    Raises:
+        ValueError: the file that keeps it is damaged.
+    """
+    file, here = folder / IDENTITY, str(folder.resolve())
+    if file.is_file():
+        known = _identity(file)
+        original = Path(known["folder"]) / IDENTITY
+        copied = original.is_file() and not original.samefile(file) and _identity(original)["id"] == known["id"]
+        if not copied and known["folder"] == here:
+            return known["id"]
+        identity = uuid.uuid4().hex if copied else known["id"]
+    else:
+        identity = _earlier_identity(folder) or uuid.uuid4().hex
+    temporary = file.with_name(f"{IDENTITY}.{os.getpid()}.part")
+    temporary.write_text(json.dumps({"id": identity, "folder": here}) + "\n", encoding="utf-8")
+    temporary.replace(file)
+    return identity
+
+
+def _identity(file: Path) -> dict[str, str]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return {"id": str(known["id"]), "folder": str(known["folder"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}); expected `id` and `folder`. Delete it to begin a "
+            "new curve on the server."
+        ) from error
+
+
+def _earlier_identity(folder: Path) -> str | None:
+    """Up to version 0.3 the identity was the run folder's name: such a run goes on as it began."""
+    name = folder.resolve().parent.name
+    return name if any(p.name.endswith(f"-{name}") for p in folder.glob("wandb/*run-*")) else None
+
+
+def run_name(folder: Path) -> str:
+    """What a server shows: the run's folder and the one it lies in, in characters that every server takes.
+
+    Args:
+        folder: of the tracker's files, ``events`` in the run's folder.
+    """
+    parts = [p for p in folder.resolve().parent.parts[1:][-2:] if p]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.")[-100:] or "run"
 
 
 def check_tracker(name: str) -> None:
@@ -106,4 +167,4 @@ def open_tracker(name: str, folder: Path, start: int, config: Mapping[str, Any])
     check_tracker(name)
     if name == "none":
         return None
-    return TensorBoard(folder, start) if name == "tensorboard" else WeightsAndBiases(folder, config)
+    return _tensorboard(folder, start) if name == "tensorboard" else _wandb(folder, config)

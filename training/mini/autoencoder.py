@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..engine.commands import run_command
 from ..engine.followers import update_ema
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
@@ -130,4 +131,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,6 +22,7 @@ from ..data.encoders import Encoders
 from ..data.mixing import Ratio
 from ..distill import checkpoint_of, folder_of
 from ..engine.caches import digest_of, file_digest, fingerprint
+from ..engine.commands import run_command
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
 from ..engine.processes import open_accelerator
@@ -231,4 +232,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

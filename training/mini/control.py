@@ -33,6 +33,7 @@ from videolcm_core.annotators.sketch import canny_edges
 from ..data import conditions
 from ..data.corpus import Corpus
 from ..engine.caches import cached, digest_of, file_digest
+from ..engine.commands import run_command
 from ..evaluation.models import Sampled, load_model
 from ..evaluation.prompts import Prompt
 from ..evaluation.sampling import Row, reconstruct, sample_videos
@@ -350,4 +351,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

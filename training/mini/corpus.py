@@ -22,6 +22,7 @@ from videolcm_core.files.writing import whole_file
 
 from ..data.corpus import Corpus, Shard, write_index
 from ..engine.caches import digest_of, file_digest
+from ..engine.commands import run_command
 from . import captions, world
 from .models3d import Model3D, read_model
 from .render import Renderer
@@ -168,7 +169,7 @@ def write_credits(models: dict[str, Model3D], path: Path) -> None:
         {"object": n, "model": m.name, "creator": m.creator, "licence": m.licence, "library": world.OBJECTS[n].library}
         for n, m in models.items()
     ]
-    path.write_text(json.dumps(entries, indent=1) + "\n")
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -200,4 +201,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

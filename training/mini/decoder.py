@@ -21,6 +21,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
 from ..engine.caches import file_digest, fingerprint
+from ..engine.commands import run_command
 from ..engine.followers import update_ema
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
@@ -158,4 +159,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

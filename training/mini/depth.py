@@ -21,6 +21,7 @@ from videolcm_core.networks.annotators.mini_depth import MiniDepth
 
 from ..data import latents
 from ..engine.caches import fingerprint
+from ..engine.commands import run_command
 from ..engine.identity import Identity
 from ..engine.loop import LoopOptions, run
 from ..engine.rates import set_learning_rate, warmup_stable_decay
@@ -179,4 +180,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

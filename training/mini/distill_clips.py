@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from .. import distill
+from ..engine.commands import run_command
 
 DEFAULTS = (
     "--recipe",
@@ -28,4 +29,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ import numpy as np
 
 from videolcm_core.files.writing import whole_file
 
+from ..engine.commands import run_command
 from . import corpus, world
 from .render import Pose, Renderer, Scene
 
@@ -93,4 +94,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from .. import distill
+from ..engine.commands import run_command
 from . import autoencoder as train_autoencoder
 from . import compositional, corpus, pretrain, world
 from . import decoder as sharpen_decoder
@@ -159,4 +160,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

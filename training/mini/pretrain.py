@@ -21,6 +21,7 @@ from videolcm_core.networks.vgen.unet3d import UNetConfig
 from ..data import latents
 from ..data.corpus import Corpus
 from ..engine.caches import digest_of, file_digest, fingerprint
+from ..engine.commands import run_command
 from ..engine.files import released_state
 from ..engine.followers import update_ema
 from ..engine.identity import Identity, told
@@ -205,4 +206,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

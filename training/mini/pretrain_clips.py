@@ -16,11 +16,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..data import latents
-from ..data.batches import Batches, BatchOptions
+from ..data.batches import Batches, BatchOptions, SourceBatches
 from ..data.decode import FrameSampling
 from ..data.mixing import Ratio
 from ..data.opening import DataSpec, caption_vocabulary, open_batches
 from ..engine.caches import digest_of, fingerprint
+from ..engine.commands import run_command
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
 from ..engine.processes import open_accelerator
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     spec = DataSpec(clips=o.clips, shards=o.shards, cache=o.cache, sampling=sampling)
     autoencoder = mini.load_all_in_one(o.start).autoencoder
 
-    def batches(ratio: Ratio) -> Batches:
+    def batches(ratio: Ratio, *, quiet: bool = False) -> SourceBatches:
         options = BatchOptions(
             batch=o.batch,
             image_batch=o.image_batch,
@@ -120,9 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
             drop_text=DROP_TEXT,
             unknown_words=UNKNOWN_WORDS,
         )
-        return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device)
+        return open_batches(spec, options, autoencoder=autoencoder, device=accelerator.device, quiet=quiet)
 
-    joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0))
+    joint, stills = batches(Ratio()), batches(Ratio(images=1, clips=0), quiet=True)
     events = o.out.with_suffix("") / "events"
     data = {f"--{n}": str(v) for n in ("clips", "shards", "cache") if (v := getattr(o, n)) is not None}
     vocabulary = caption_vocabulary(spec)
@@ -138,12 +139,12 @@ def main(arguments: list[str] | None = None) -> None:
         checkpoint=o.out, identity=identity, steps=o.steps, seed=o.seed, tracker=o.tracker, events=events
     )
     run(ClipTeacherTask(stills, joint, vocabulary, o, accelerator), loop, accelerator)
-    if joint.skipped.reasons:
-        print(joint.skipped.summary(len(joint.skipped.reasons)))
+    if accelerator.is_main_process and (left := joint.left_out()):
+        print(left)
     if o.export is not None and accelerator.is_main_process:
         export(o.out, o.start, o.export, sampling)
         print(o.export)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

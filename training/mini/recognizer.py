@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..engine.commands import run_command
 from ..engine.identity import Identity
 from ..engine.loop import LoopOptions, run
 from ..engine.rates import set_learning_rate, warmup_stable_decay
@@ -194,4 +195,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

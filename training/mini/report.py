@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..engine.commands import run_command
 from ..evaluation import tables
 from ..evaluation.measures import with_judges
 from ..evaluation.sources import CHUNK
@@ -34,11 +35,11 @@ def replace_section(path: Path, name: str, text: str) -> None:
     Raises:
         ValueError: the file has no such section.
     """
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.S)
     if not pattern.search(before):
         raise ValueError(f"{path} has no section <!-- {name} --> ... <!-- /{name} -->; put the two markers in.")
-    path.write_text(pattern.sub(lambda _: f"<!-- {name} -->\n{text}\n<!-- /{name} -->", before))
+    path.write_text(pattern.sub(lambda _: f"<!-- {name} -->\n{text}\n<!-- /{name} -->", before), encoding="utf-8")
 
 
 def summary(document: Mapping[str, Any]) -> str:
@@ -75,7 +76,7 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
         root: the repository.
         section: name of the markers; pictures of sections other than "results" begin with it.
     """
-    document = json.loads((evaluation / "results.json").read_text())
+    document = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
     prefix = "" if section == "results" else f"{section}_"
@@ -96,7 +97,7 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
     text = quality_text(document)
     replace_section(root / "README.md", section, text + "\n\n" + "\n".join(shown))
     card = root / "models" / "README.md"
-    if f"<!-- {section} -->" in card.read_text():
+    if f"<!-- {section} -->" in card.read_text(encoding="utf-8"):
         replace_section(card, section, text)
 
 
@@ -118,7 +119,7 @@ def _pictured(row: Mapping[str, Any], section: str) -> bool:
 
 def write_hero(evaluation: Path, root: Path, name: str = "student@4") -> None:
     """The moving picture at the top of README: eight four-step clips."""
-    row = json.loads((evaluation / "results.json").read_text())["rows"][name]
+    row = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["rows"][name]
     chunks = sorted((evaluation / "cells" / row["cache"]).glob("clips_*.pt"))
     clips = torch.cat([torch.load(chunk, weights_only=True)["value"] for chunk in chunks[: max(_HERO) // CHUNK + 1]])
     four = [torch.cat([clips[a], clips[b]], dim=1) for a, b in zip(_HERO[:4], _HERO[4:], strict=True)]
@@ -132,7 +133,7 @@ def write_control(folders: list[Path], root: Path) -> None:
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
     for folder in folders:
-        found = json.loads((folder / "results.json").read_text())
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         results |= found
         for setting in found:
             key = setting.replace(" ", "-")
@@ -186,4 +187,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..engine.commands import run_command
 from ..engine.identity import Identity
 from ..engine.loop import LoopOptions, run
 from . import corpus, world
@@ -126,4 +127,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -64,7 +64,9 @@ def export_diffusers(
         set_alpha_to_one=False,
     )
     scheduler.save_pretrained(str(folder / "scheduler"))
-    (folder / "videolcm.json").write_text(json.dumps(student_metadata(teacher, settings, recipe), indent=1))
+    (folder / "videolcm.json").write_text(
+        json.dumps(student_metadata(teacher, settings, recipe), indent=1), encoding="utf-8"
+    )
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -159,7 +160,13 @@ def lcm_timesteps(
         raise ValueError(f"original_steps is {original_steps}; allowed: 1 to {num_timesteps}. VideoLCM uses 50.")
     if not 0.0 < strength <= 1.0:
         raise ValueError(f"strength is {strength}; allowed: above 0, up to 1. Use 1 to start from pure noise.")
-    length = int(original_steps * strength)
+    # Rounded first: 50 * 0.58 is 28.999..., and 29 steps are meant (diffusers takes 28).
+    length = int(round(original_steps * strength, 6))
+    if length < 1:
+        raise ValueError(
+            f"strength is {strength}, which leaves none of {original_steps} original steps; allowed: "
+            f"{math.ceil(1e4 / original_steps) / 1e4:g} to 1. Choose a higher strength."
+        )
     _check_steps(num_steps, length, f"the grid of {original_steps} original steps at strength {strength}")
     stride = num_timesteps // original_steps
     grid = torch.arange(length, 0, -1) * stride - 1

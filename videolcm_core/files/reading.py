@@ -175,7 +175,7 @@ def _diffusers_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     indices = sorted(unet.glob("*.index.json"))
     if indices:
-        names = set(json.loads(indices[0].read_text())["weight_map"].values())
+        names = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
         files = [unet / name for name in sorted(names)]
     else:
         stems = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16")
@@ -192,13 +192,13 @@ def _diffusers_metadata(unet: Path) -> dict[str, str]:
     metadata = {}
     config = unet / "config.json"
     if config.exists():
-        head_dim = json.loads(config.read_text()).get("attention_head_dim")
+        head_dim = json.loads(config.read_text(encoding="utf-8")).get("attention_head_dim")
         if isinstance(head_dim, int):
             metadata["videolcm.head_dim"] = str(head_dim)
     scheduler = unet.parent / "scheduler" / "scheduler_config.json"
     if scheduler.exists():
         names = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
-        settings = json.loads(scheduler.read_text())
+        settings = json.loads(scheduler.read_text(encoding="utf-8"))
         if settings.get("prediction_type") in names:
             metadata["videolcm.prediction"] = names[settings["prediction_type"]]
         if settings.get("beta_schedule") in ("scaled_linear", "linear"):

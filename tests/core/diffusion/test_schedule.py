@@ -87,6 +87,28 @@ def test_lcm_timesteps_equal_diffusers(original, strength, steps):
     assert lcm_timesteps(steps, original, strength).tolist() == scheduler.timesteps.tolist()
 
 
+@pytest.mark.parametrize("original", [1, 25, 29, 50, 58, 100, 200, 1000])
+def test_a_strength_leaves_the_share_that_is_written(original):
+    """In whole hundredths: products such as 50 * 0.58 = 28.999... are not cut to the step below."""
+    for hundredths in range(1, 101):
+        length = original * hundredths // 100
+        if length:
+            assert len(lcm_timesteps(length, original, hundredths / 100)) == length
+            with pytest.raises(ValueError, match=f"steps is {length + 1}; allowed: 1 to {length} "):
+                lcm_timesteps(length + 1, original, hundredths / 100)
+        else:
+            with pytest.raises(ValueError, match=f"leaves none of {original} original steps; allowed: 0?[.1]"):
+                lcm_timesteps(1, original, hundredths / 100)
+
+
+@pytest.mark.parametrize("original", [1, 3, 7, 50, 999])
+def test_the_lowest_strength_that_an_error_allows_works(original):
+    with pytest.raises(ValueError, match="allowed: ") as raised:
+        lcm_timesteps(1, original, 0.5 / original)
+    lowest = float(str(raised.value).split("allowed: ")[1].split(" ")[0])
+    assert len(lcm_timesteps(1, original, lowest)) == 1
+
+
 def test_ddim_timesteps_are_the_authors():
     steps = ddim_timesteps(50)
     assert steps[:3].tolist() == [981, 961, 941] and steps[-2:].tolist() == [21, 1]

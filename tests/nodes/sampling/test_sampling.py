@@ -111,6 +111,24 @@ def test_cpu_step_noise_depends_on_the_seed_alone(host, model, prompt, latent):
     assert torch.equal(draws[0], draws[1].float()) and draws[1].dtype == torch.float64
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_noise_without_a_seed_leaves_torchs_own_seed_alone(host, device):
+    """The rest of the process goes on with the numbers it would have had; the noise is drawn from them."""
+    noise, x = host.pack("nodes.sampling.sigmas").step_noise, torch.zeros(1, 4, 2, 2, 2)
+    before = torch.initial_seed()
+    try:
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(5)
+            source = noise(x, None, device)
+            drawn.append([source(None, None), source(None, None)])
+            assert torch.initial_seed() == 5
+    finally:
+        torch.manual_seed(before)
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    assert not torch.equal(*drawn[0])
+
+
 def test_gpu_noise_is_the_hosts(host, model, prompt, latent, ksampler):
     assert torch.equal(
         sample(host, model, prompt("a dog"), latent(), noise_device="gpu"), ksampler(model, prompt("a dog"), latent())
