@@ -24,8 +24,8 @@ FLAGGED = {
     "unsafe loading": r"weights_only\s*=\s*False|\bpickle\.loads?\(",
     "package installation": r"\bpip install\b|\bensurepip\b",
 }
-# `torch.compile(` and `re.compile(` are no code from text.
-HARMLESS = r"\b(torch|re)\.compile\("
+# `torch.compile(`, `module.compile(` and `re.compile(` are no code from text.
+HARMLESS = r"\b(torch|re|module)\.compile\("
 # Written in parts, so that this file does not contain what it looks for.
 MACHINE_PATHS = "|".join(rf"(?<![\w.])/{top}/[\w.]" for top in ("root", "home", "Users", "work", "tmp", "mnt", "data"))
 REGISTRY_HOSTS = "|".join(("pypi" + r"\.org", "python" + r"hosted\.org", "registry\\." + "npmjs", "deb\\." + "debian"))

@@ -57,31 +57,6 @@ def test_random_starts_reach_the_whole_clip_and_repeat_with_their_seed(tmp_path)
     assert starts == again
 
 
-def test_a_start_far_inside_is_sought_and_exact(tmp_path, monkeypatch):
-    clip = write_clip(tmp_path / "a.mp4", 30, 2)  # 15 s, a key frame each 5 s
-    from training.data import decode
-
-    seconds = []
-    original = decode._timed
-    monkeypatch.setattr(decode, "_timed", lambda *a: (seconds.append(t) or (t, f) for t, f in original(*a)))
-    sampling = replace(FOUR, fps=2.0, start="middle")
-    assert numbers(decode_video(clip, sampling, rng())) == [13, 14, 15, 16]
-    assert 0 < seconds[0] <= 6.5
-
-
-def test_a_container_that_seeks_too_far_is_read_from_the_beginning(tmp_path, monkeypatch):
-    from training.data import decode
-
-    original = decode._timed
-
-    def too_far(container, stream, seek):
-        yield from ((t, f) for t, f in original(container, stream, None) if seek is None or t > seek + 0.6)
-
-    monkeypatch.setattr(decode, "_timed", too_far)
-    clip = write_clip(tmp_path / "a.mp4", 30, 2)
-    assert numbers(decode_video(clip, replace(FOUR, fps=2.0, start="middle"), rng())) == [13, 14, 15, 16]
-
-
 def test_a_clip_with_damage_inside_is_noticed(tmp_path):
     path = write_clip(tmp_path / "a.mkv", 16, 8, (64, 64), crf="0")
     data = bytearray(path.read_bytes())
