@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data.tokens import tokenize
-from training.engine.networks import Predictor
-from training.methods.consistency_distillation import ConsistencyDistillation
+from training.methods.parts.consistency import ConsistencyLoss
+from training.methods.parts.grid import TimestepGrid
+from training.methods.parts.solver import GuidedDDIM
 from training.mini import family as mini
 from training.mini import world
+from training.networks import VgenNetwork
 from videolcm_core.families.vgen.keymaps import vgen_to_diffusers
 from videolcm_core.networks.vgen.unet3d import UNet3D
 
@@ -110,13 +112,17 @@ class Step:
         fused = {"fused": True} if parts.fused_updates else {"foreach": False}
         self.networks = [self.student, self.teacher, self.target]
         if parts.one_teacher_pass:
-            self.networks = [Predictor(network) for network in self.networks]
+            self.networks = [VgenNetwork(network) for network in self.networks]
         if parts.compiled:
             self.networks = [torch.compile(network) for network in self.networks]
         if together:
             self.networks[0] = DistributedDataParallel(self.networks[0], gradient_as_bucket_view=True)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-6, weight_decay=0.0, **fused)
-        self.method = ConsistencyDistillation(mini.schedule().to(device), prediction=mini.PREDICTION)
+        schedule = mini.schedule().to(device)
+        self.grid = TimestepGrid.ddim(50)
+        self.loss = ConsistencyLoss(
+            schedule=schedule, prediction=mini.PREDICTION, solver=GuidedDDIM(schedule, mini.PREDICTION)
+        )
         self.videos = torch.randint(0, 256, (batch, world.FRAMES, world.SIZE, world.SIZE, 3), dtype=torch.uint8)
         self.captions = [c.caption for c in world.held_out()[:batch]]
         self.uncond = self.encode_text([""])
@@ -144,7 +150,8 @@ class Step:
 
         def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
             with self.autocast():
-                return network(x.float(), t, context).float()
+                given = {"text": context} if self.parts.one_teacher_pass else context
+                return network(x.float(), t, given).float()
 
         return predict
 
@@ -160,8 +167,18 @@ class Step:
         """One step."""
         x_0 = self.latents if self.parts.cached_latents else self.encode_videos()
         context = self.contexts if self.parts.cached_text else self.encode_text(self.captions)
-        losses, _ = self.method.loss(
-            self.call(self.networks[0]), self.teach, self.call(self.networks[2]), x_0, context, self.uncond, w=W
+        t, t_prev = self.grid.at(torch.randint(len(self.grid.t), (len(x_0),), device=self.device))
+        losses, _ = self.loss(
+            self.call(self.networks[0]),
+            self.teach,
+            self.call(self.networks[2]),
+            x_0=x_0,
+            noise=torch.randn_like(x_0),
+            text=context,
+            uncond=self.uncond,
+            t=t,
+            t_prev=t_prev,
+            w=W,
         )
         self.optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
