@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import Control, VgenNetwork, freeze_unfed
+from ..recipes.base import check_dtype
 from ..recipes.videolcm import VideoLCMRecipe
 from .method import AdamW, Follower, Inputs, Losses, Method, MicroBatch, Needs, Networks, Phase, Trained
 from .parts import previews
@@ -30,6 +31,7 @@ class VideoLCM(Method):
         r, teacher, student = recipe, inputs.teacher, inputs.student
         self.recipe, self.teacher, self.student, self.released = r, teacher, student, r.release
         self.needs = Needs(negative_prompt=r.negative_prompt if r.uncond == "negative" else "")
+        check_dtype(inputs.device, r.solver_dtype, "solver_precision")
         schedule = teacher.schedule.to(inputs.device, r.solver_dtype)
         self.grid = TimestepGrid.ddim(r.original_steps, schedule.num_timesteps)
         self.guidance = FixedGuidance(r.w)

@@ -129,6 +129,22 @@ class Recipe:
         return dict(vars(self))
 
 
+def check_dtype(device: torch.device, dtype: torch.dtype, field: str) -> None:
+    """Refuse a precision that a device does not have, such as float64 on Apple's MPS, DirectML and Intel Arc.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        torch.zeros(1, dtype=dtype).to(device)
+    except (TypeError, RuntimeError) as error:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{field} is {name!r} and {device} has no {name} ({str(error)[:120]}); allowed there: float32. Give "
+            f"--{field.replace('_', '-')} float32."
+        ) from error
+
+
 def check_decay(field: str, value: float) -> None:
     """Refuse a decay that is none.
 

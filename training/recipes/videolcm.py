@@ -57,7 +57,7 @@ class VideoLCMRecipe(Recipe):
     target_ema: float = 0.95
     teacher_dropout: bool = False
     target_dropout: bool = False
-    solver_precision: str = "float64"
+    solver_precision: str = "float32"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant.
@@ -110,6 +110,7 @@ def authors() -> VideoLCMRecipe:
         target_dropout=True,
         precision="fp16",
         teacher_precision="float32",
+        solver_precision="float64",
         save_steps=50,
     )
 

@@ -120,8 +120,8 @@ class Schedule:
         return table.to(t.device)[t.long()]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Schedule:
-        """A copy on another device or in another dtype."""
-        return Schedule(self.alphas_cumprod.to(device=device, dtype=dtype))
+        """A copy on another device or in another dtype, which is taken on first: not every device has float64."""
+        return Schedule(self.alphas_cumprod.to(dtype=dtype).to(device=device))
 
     def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Noise clean latents: ``alpha_t x_0 + sigma_t eps``, in the dtype of ``x_0``.
