@@ -241,3 +241,49 @@ def test_one_folder_of_templates():
     """The host lists five folder names but serves only the first that exists."""
     names = ("example_workflows", "example", "examples", "workflow", "workflows")
     assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
+
+
+def computed_where_missing(path: Path) -> list[str]:
+    """Lines where something is computed because a file is not there, by the file's name alone."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.If):
+            continue
+        asked = ast.unparse(node.test)
+        missing = re.search(r"\bnot\b.*\.(exists|is_file)\(\)", asked)
+        there = re.search(r"^[\w.\[\]]+\.(exists|is_file)\(\)$", asked)
+        body = [n for part in node.body for n in ast.walk(part)]
+        if any(isinstance(n, ast.Raise | ast.Continue) for n in body):
+            continue  # an error about it, or nothing to do
+        returns_early = (
+            there and len(node.body) == 1 and isinstance(node.body[0], ast.Return) and node.body[0].value is None
+        )
+        if returns_early or (missing and any(isinstance(n, ast.Call) for n in body)):
+            found.append(f"{path.relative_to(ROOT)}:{node.lineno}: if {asked}")
+    return found
+
+
+# What a file depends on is in its name or looked at beside: these ask for a file and compute nothing that could be old.
+ASKED_FOR = {
+    "training/engine/caches.py",
+    "training/engine/loop.py",  # a run's own checkpoint, whose identity is checked
+}
+
+
+def test_no_result_is_kept_by_the_name_of_its_file_alone():
+    """A kept result is read where all that it depends on is the same: `engine.caches.cached`."""
+    found = [
+        line
+        for path in sorted((ROOT / "training").rglob("*.py"))
+        if str(path.relative_to(ROOT)) not in ASKED_FOR
+        for line in computed_where_missing(path)
+    ]
+    assert found == []
+
+
+def test_results_kept_by_name_are_recognised(tmp_path):
+    path = ROOT / "tests" / "support" / "kept_by_name.txt"
+    lines = [
+        number for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if "# found" in text
+    ]
+    assert [int(line.split(":")[1]) for line in computed_where_missing(path)] == lines and len(lines) == 3

@@ -76,6 +76,35 @@ def test_training_never_meets_the_host():
         assert not roots(modules_in(path)) & (HOST_MODULES | {"nodes"}), path
 
 
+def test_the_trainer_knows_nothing_of_the_embedded_family():
+    """`training/mini` imports the trainer and is never imported by it; the old commands' stubs run it by its name."""
+    for path in files("training"):
+        if "mini" not in path.relative_to(ROOT).parts:
+            found = {m for m in modules_in(path) if m == "training.mini" or m.startswith("training.mini.")}
+            assert not found, (path, found)
+
+
+def test_the_engine_knows_no_method_and_no_family():
+    allowed = {"training.methods.method"}
+    for path in files("training/engine"):
+        found = {m for m in modules_in(path) if m.startswith("training.methods") and m != "training.methods"}
+        assert found <= allowed, (path, found)
+        if path.name != "costs.py":  # counts the operations of a network that it builds
+            assert not {m for m in modules_in(path) if "networks" in m or "families" in m}, path
+
+
+def test_a_method_knows_no_other():
+    methods = [
+        p
+        for p in files("training/methods")
+        if p.parent.name == "methods" and p.name not in ("__init__.py", "method.py")
+    ]
+    assert methods
+    for path in methods:
+        others = {f"training.methods.{other.stem}" for other in methods if other != path}
+        assert not modules_in(path) & others, path
+
+
 def test_nodes_never_meet_training():
     for path in files("nodes"):
         assert "training" not in roots(modules_in(path)), path

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from videolcm_core.files.writing import whole_file
+
 from .caption_files import caption_in
 from .captions import ENDINGS, first_caption
 from .decode import IMAGES, VIDEOS, FrameSampling, decode_image, decode_video
@@ -165,17 +167,24 @@ def _cached_index(path: Path, folder: Path | None) -> ShardIndex:
     status = path.stat()
     stamp = f"{_VERSION}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
     cache = folder / f"{path.stem}_{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
-    if not cache.exists():
-        index = index_shard(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Ranks that list at the same time write different files and rename them onto one name.
-        temporary = cache.with_suffix(f".{np.random.default_rng().integers(2**63)}.part")
-        with temporary.open("wb") as file:
-            np.savez(file, broken=np.array(json.dumps(index.broken)), **index.columns)  # type: ignore[arg-type]
-        temporary.replace(cache)
-    with np.load(cache, allow_pickle=False) as saved:
-        broken = tuple((key, reason) for key, reason in json.loads(str(saved["broken"])))
-        return ShardIndex(path, {name: saved[name] for name in _COLUMNS}, broken)
+    if (known := _read_index(cache, path)) is not None:
+        return known
+    index = index_shard(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Ranks that list at the same time write different files and rename them onto one name.
+    with whole_file(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, broken=np.array(json.dumps(index.broken)), **index.columns)  # type: ignore[arg-type]
+    return index
+
+
+def _read_index(cache: Path, path: Path) -> ShardIndex | None:
+    """The kept list of a shard; None where there is none, or a damaged one."""
+    try:
+        with np.load(cache, allow_pickle=False) as saved:
+            broken = tuple((key, reason) for key, reason in json.loads(str(saved["broken"])))
+            return ShardIndex(path, {name: saved[name] for name in _COLUMNS}, broken)
+    except Exception:  # numpy, zipfile and zlib have their own kinds
+        return None
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -111,7 +111,7 @@ def _entry(folder: Path, combination: world.Combination, held_out: bool, twin: i
 
 
 def clips_in(path: Path) -> int:
-    """How many clips a shard has, every record of it checked; 0 where it is damaged."""
+    """How many clips a shard has, every record of it checked; 0 where it is damaged or missing."""
     try:
         with np.load(path, allow_pickle=False) as shard:
             return len(shard["clips"]) if all(len(shard[n]) == len(shard["clips"]) for n in shard.files) else 0
@@ -190,13 +190,14 @@ def main(arguments: list[str] | None = None) -> None:
         path, count = shard_path(options.out, combination), options.clips
         if combination in out:
             count = options.held_out_clips
-        if path.is_file() and (found := clips_in(path)) != count:
+        found = clips_in(path)
+        if found == count:
+            continue
+        if path.is_file():
             tqdm.write(f"{path.name}: {found or 'no whole'} clips, {count} are wanted: rendered again")
-            path.unlink()
-        if not path.is_file():
-            arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
-            with whole_file(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        arrays = render_combination(renderer, models[combination.thing], combination, floors, count)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     write_index(corpus_of(options.out))
 
 
