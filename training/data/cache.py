@@ -35,7 +35,7 @@ from .shards import ShardSet
 from .source import BrokenSampleError, EncodableSource, Sample, SkipReport
 from .tokens import tokenize
 
-_OURS = re.compile(r"\.?[0-9a-f]{24}(\..+\.part)?\.safetensors")
+_OURS = re.compile(r"\.?[0-9a-f]{24}(\..+\.part)?\.safetensors(\.part)?")
 
 
 @dataclass
@@ -205,7 +205,7 @@ def _clean(out: Path, index: IndexWriter, report: CacheReport) -> None:
     for path in out.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in listed:
             path.unlink()
-            report.removed += ".part." not in path.name
+            report.removed += ".part" not in path.name
 
 
 def unknown_words(text: TextEncoder, captions: Sequence[str]) -> float:

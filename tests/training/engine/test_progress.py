@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from training.engine import progress
+from training.engine.identity import Identity
 from training.engine.loop import Hook, LoopOptions, run
 from training.engine.progress import Rate
 
@@ -72,6 +73,7 @@ def test_the_loop_leaves_validation_out_of_its_curves(monkeypatch, tmp_path):
     clock = Clock(monkeypatch)
     hook = Hook(every=2, call=lambda made, tracker: clock.pass_by(500.0))
     options = LoopOptions(
+        identity=Identity(),
         checkpoint=tmp_path / "c.pt",
         steps=6,
         log_every=1,

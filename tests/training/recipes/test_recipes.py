@@ -103,7 +103,7 @@ def test_every_field_can_be_replaced(field):
         "grid_draw": "stratified",
         "precision": "no",
         "teacher_precision": "float16",
-        "solver_precision": "float32",
+        "solver_precision": "float64",
         "release": "target",
         "target_ema": "0.5",
         "average_ema": "0.5",
