@@ -1,0 +1,338 @@
+"""How far float32 may be from the truth: bounds that follow from the computation, not from the CPU that measured them.
+
+A computation is a function without arguments that returns tensors. Here it is run in three ways:
+
+plain   as it is, in float32
+exact   the same lines with every float32 number held in float64 (`wide`)
+shaken  in float64 too, with every result of a rounding operation multiplied by ``1 + UNIT * xi``, ``xi`` uniform in
+        [-1, 1]: one float32 rounding of that size at that place
+
+What the shaking makes of the result, the largest distance between shaken and exact, is the *effect* of float32
+rounding on this computation. Whatever multiplies rounding (guidance, steps that follow one another, differences of
+near values, divisions by small numbers) multiplies the effect alike, so it contains the condition of the problem.
+
+How many roundings a result has follows from how it is computed. A sum of n products of either sign, added one after
+another, is off by ``sqrt(n / 2)`` roundings of the result; that is what float32 convolutions on CPUs do (measured on
+9 x 64 to 9 x 512 products: 0.7 of it, the 0.7 being the mean position of numbers between powers of two), and every
+other order, in lanes or blocks, is better. So the effect is that of the worst order of additions any CPU has, and does
+not depend on the one that runs the test.
+
+A float32 result is held to the exact one within `ROOM` = 2 times the effect: two draws of the same error have
+different largest values, and normalisations and softmax have two or three roundings where the model has one. Reduced
+precision is far outside: a TF32 or bfloat16 product is off by 2^13 or 2^16 times UNIT.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+UNIT = 2.0**-24
+"""Largest relative error of one float32 rounding."""
+UNIT_64 = 2.0**-53
+"""The same of float64."""
+ROOM = 2.0
+"""Times the effect of the model; see above."""
+
+Compute = Callable[[], Any]
+
+# Operations that move, choose or make numbers without rounding them.
+_EXACT = frozenset(
+    """_pin_memory _to_copy _unsafe_view abs alias amax amin arange argmax argmin as_strided cat clamp clamp_max clamp_min clone
+    constant_pad_nd contiguous copy copy_ detach embedding empty empty_like empty_strided expand eye fill fill_ flip
+    full full_like gather index index_fill index_put index_put_ index_select lift_fresh masked_fill masked_fill_
+    masked_select max max_pool2d max_pool2d_with_indices max_pool3d_with_indices maximum min minimum neg new_empty
+    new_empty_strided new_full new_ones new_zeros ones ones_like pad pin_memory reflection_pad1d reflection_pad2d relu
+    relu_ repeat replication_pad2d replication_pad3d reshape resize_ roll scalar_tensor scatter select_backward sign
+    slice_backward slice_scatter sort split_with_sizes_copy stack threshold_backward tile to topk tril triu unfold
+    unfold_copy unique_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d where zero_ zeros zeros_like
+    floor ceil round trunc round_ floor_ ceil_ clamp_ neg_ abs_ repeat_interleave""".split()
+)
+
+_RANDOM = frozenset(
+    """bernoulli bernoulli_ exponential_ multinomial native_dropout normal normal_ poisson rand rand_like randint
+    randint_like randn randn_like random_ randperm uniform uniform_""".split()
+)
+
+# They are computed as ``x * scale + shift``, rounded at the size of ``x`` before the mean is gone.
+_NORMS = ("native_group_norm", "native_layer_norm", "native_batch_norm")
+
+
+class _Operations(TorchDispatchMode):
+    """Shakes what every operation on wide numbers returns."""
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__()
+        self.rounds = seed is not None
+        self._offsets = random.Random(seed)
+        self._generator = torch.Generator().manual_seed(seed or 0)
+        self._factors = torch.empty(0, dtype=torch.float64)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        name, given = func._schema.name.partition("::")[2], _tensors((args, kwargs))
+        changed = [value for value in _changed(func, args, kwargs) if value.is_floating_point()]
+        if name in _RANDOM:
+            return _draw(func, name, changed, args, kwargs)
+        if any(value.dtype == torch.float32 for value in changed) and _is_wide(given):
+            raise RuntimeError(f"{name} would write float64 numbers into a float32 tensor; make it of their type.")
+        taken = {value.untyped_storage().data_ptr() for value in given}
+        if not self.rounds or name in _EXACT:
+            return func(*args, **kwargs)
+        if name in _NORMS:
+            args = (args[0].clone(), *args[1:])
+            self._shake(args[0], 1.0)
+        results = func(*args, **kwargs)
+        made = [value for value in _tensors(results) if value.untyped_storage().data_ptr() not in taken]
+        for index, value in enumerate(changed or made):
+            self._shake(value, _roundings(name, args, index))
+        return results
+
+    def _shake(self, value: Tensor, roundings: float) -> None:
+        if value.dtype == torch.float64 and value.numel():
+            span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+            if len(self._factors) < 2 * span:
+                drawn = torch.rand(max(4 * span, 2**16), generator=self._generator, dtype=torch.float64)
+                self._factors = drawn.mul_(2.0 * UNIT).sub_(UNIT)
+            start = self._offsets.randrange(len(self._factors) - span + 1)
+            factors = self._factors.as_strided(value.shape, value.stride(), start)
+            value.addcmul_(value, factors, value=roundings)
+
+
+def _roundings(name: str, args: tuple, index: int) -> float:
+    """How many independent roundings of its size a result has."""
+    if name == "convolution":
+        weight, transposed = args[1], args[6]
+        return _in_a_row(weight.numel() // weight.shape[1 if transposed else 0])
+    if name == "convolution_backward":
+        grad, weight = args[0], args[2]
+        return _in_a_row(weight.numel() // weight.shape[1] if index == 0 else grad.numel() // grad.shape[1])
+    if name in ("mm", "bmm", "linear", "matmul", "dot", "mv"):
+        return _in_a_row(args[0].shape[-1])
+    if name in ("addmm", "baddbmm", "addmv"):
+        return _in_a_row(args[1].shape[-1])
+    if name.startswith("_scaled_dot_product"):
+        return _in_a_row(args[1].shape[-1] + args[1].shape[-2])
+    return 1.0
+
+
+def _in_a_row(terms: int) -> float:
+    """Of a sum of ``terms`` products of either sign.
+
+    Partial sums grow like ``sqrt(k)``, and each is rounded: together ``sqrt(terms^2 / 2)`` against a result of
+    ``sqrt(terms)``. Sums in lanes or blocks are better; convolutions on CPUs add up in a row, one output channel a lane.
+    """
+    return max(1.0, (terms / 2.0) ** 0.5)
+
+
+class _Calls(TorchFunctionMode):
+    """Widens what is given to PyTorch's functions; tables alone are left as they are, and are not shaken."""
+
+    def __init__(self, operations: _Operations, tables: bool) -> None:
+        super().__init__()
+        self._operations, self._tables = operations, tables
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function."""
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name.startswith(("__i", "__set", "__get__", "requires_grad")) or re.fullmatch(r"\w*[a-z0-9]_", name):
+            return func(*args, **kwargs)
+        numbers = [value for value in _tensors((args, kwargs)) if value.is_floating_point()]
+        if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
+            args, kwargs = _mapped(_widen, (args, kwargs))
+            results = func(*args, **kwargs)
+            return _mapped(_widen, results) if self._tables else results
+        rounds, self._operations.rounds = self._operations.rounds, False
+        try:
+            results = func(*args, **kwargs)
+        finally:
+            self._operations.rounds = rounds
+        for value in _tensors(results):
+            setattr(value, _TABLE, True)
+        return results
+
+
+_TABLE = "_is_table"
+
+
+@contextmanager
+def wide(seed: int | None = None, tables: bool = False) -> Iterator[None]:
+    """Compute in float64 what is written in float32.
+
+    Tensors made outside enter as they are; ``.float()`` and ``dtype=torch.float32`` of such numbers mean float64. What
+    is made inside of integers and constants alone (features of timesteps, noise schedules, random numbers) is a table:
+    an input like any other, with the numbers that float32 gives it. Lower precisions stay what they are.
+
+    Args:
+        seed: Of the shaking; None computes exactly.
+        tables: Whether tables are computed in float64, and shaken, too: for tests of the tables themselves.
+    """
+    operations = _Operations(seed)
+    with operations, _Calls(operations, tables):
+        yield
+
+
+def _draw(func: Any, name: str, changed: list[Tensor], args: tuple, kwargs: dict) -> Any:
+    """Random numbers of float32: those of float64 are others."""
+    if any(value.dtype == torch.float64 for value in changed):
+        raise RuntimeError(f"{name} draws in place, in float64 other numbers than in float32. Draw outside.")
+    args, kwargs = _mapped(_narrow, (args, kwargs))
+    return func(*args, **kwargs)
+
+
+def _is_wide(values: list[Tensor]) -> bool:
+    return any(value.dtype == torch.float64 and value.ndim for value in values)
+
+
+def _changed(func: Any, args: tuple, kwargs: dict) -> Iterator[Tensor]:
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from _tensors(args[index] if index < len(args) else kwargs.get(argument.name))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, list | tuple):
+        return [value for item in tree for value in _tensors(item)]
+    if isinstance(tree, dict):
+        return [value for item in tree.values() for value in _tensors(item)]
+    return []
+
+
+def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """The same nested arguments with every leaf changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, list | tuple) and not hasattr(tree, "_fields") and not isinstance(tree, torch.Size):
+        return type(tree)([_mapped(change, item) for item in tree])
+    if isinstance(tree, dict):
+        return {key: _mapped(change, item) for key, item in tree.items()}
+    return change(tree)
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.double()
+    return torch.float64 if value is torch.float32 else value
+
+
+def _narrow(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.float64:
+        return value.float()
+    return torch.float32 if value is torch.float64 else value
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a computation gives without rounding, and what float32 rounding makes of it.
+
+    Attributes:
+        values: By name; a single tensor is called "".
+        effects: Largest effect on any number of each value.
+        norms: Norm of the effect on each value.
+    """
+
+    values: dict[str, Tensor]
+    effects: dict[str, float]
+    norms: dict[str, float]
+
+    def bound(self, name: str = "") -> float:
+        """Largest difference that float32 rounding explains, with that of storing the result."""
+        value = self.values[name]
+        return ROOM * self.effects[name] + UNIT * (value.abs().max().item() if value.numel() else 0.0)
+
+
+def named(result: Any) -> dict[str, Tensor]:
+    """Tensors of a result by name."""
+    if isinstance(result, Tensor):
+        return {"": result.detach()}
+    items = result.items() if isinstance(result, dict) else enumerate(result)
+    return {str(key): value.detach() for key, value in items}
+
+
+def exactly(compute: Compute, tables: bool = False) -> dict[str, Tensor]:
+    """A computation's results without float32 rounding."""
+    with wide(tables=tables):
+        result = named(compute())
+    if narrow := [name for name, value in result.items() if value.dtype == torch.float32 and not hasattr(value, _TABLE)]:
+        raise RuntimeError(f"results {narrow} stayed float32: nothing of the computation took part.")
+    return result
+
+
+def without_rounding(compute: Compute, copies: int | None = None, tables: bool = False) -> Exact:
+    """Run a computation in float64, and shaken in float64.
+
+    Args:
+        compute: Returns a tensor, or tensors in a dict or list; must do the same at every call.
+        copies: Shaken runs, each with a seed of its own. None is one, and eight where a result has fewer than 64
+            numbers: the largest of few draws of an error may by chance be small.
+        tables: See `wide`.
+    """
+    values = exactly(compute, tables)
+    if copies is None:
+        copies = 8 if min(value.numel() for value in values.values()) < 64 else 1
+    effects, norms = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
+    for seed in range(copies):
+        with wide(seed, tables):
+            shaken = named(compute())
+        for name, value in shaken.items():
+            effects[name] = max(effects[name], distance(value, values[name]))
+            norms[name] = max(norms[name], (value.double() - values[name].double()).norm().item())
+    return Exact(values, effects, norms)
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """Largest absolute difference; NaN counts as infinite."""
+    if first.shape != second.shape:
+        raise AssertionError(f"shape {list(first.shape)} instead of {list(second.shape)}")
+    if not first.numel():
+        return 0.0
+    found = (first.double() - second.double()).abs().max().item()
+    return found if found == found else float("inf")
+
+
+def assert_within(found: Tensor, exact: Exact, name: str = "", what: str = "result") -> None:
+    """Hold a float32 value to the exact one within what float32 rounding explains."""
+    error, bound = distance(found, exact.values[name]), exact.bound(name)
+    assert error <= bound, f"{what} {name} is off by {error:.2e}; float32 rounding explains {bound:.2e}"
+
+
+def assert_rounded(compute: Compute, copies: int | None = None, tables: bool = False) -> Exact:
+    """Hold a computation's float32 results to its exact ones."""
+    found, exact = named(compute()), without_rounding(compute, copies, tables)
+    for name, value in found.items():
+        assert_within(value, exact, name)
+    return exact
+
+
+def assert_recorded(compute: Compute, recorded: Tensor, copies: int | None = None, tables: bool = False) -> Exact:
+    """Hold a computation to a float32 value of the same mathematics by other code, and its own float32 to the truth."""
+    exact = assert_rounded(compute, copies, tables)
+    assert_within(recorded, exact, what="the recorded value")
+    return exact
+
+
+def assert_same(first: Compute, second: Compute, copies: int | None = None, tables: bool = False) -> Exact:
+    """Hold two computations of the same mathematics to one another.
+
+    In float64 they may differ by float64's rounding alone: the effect, in units of float64. In float32 each is held to
+    the exact result.
+    """
+    exact = assert_rounded(first, copies, tables)
+    others, found = exactly(second, tables), named(second())
+    for name, value in exact.values.items():
+        error, bound = distance(others[name], value), 2.0 * exact.bound(name) * UNIT_64 / UNIT
+        assert error <= bound, f"in float64 {name} differs by {error:.2e}; rounding explains {bound:.2e}"
+        assert_within(found[name], exact, name, "the other result")
+    return exact
