@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,6 +67,35 @@ _RANDOM = frozenset(
 _NORMS = ("native_group_norm", "native_layer_norm", "native_batch_norm")
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What an operation does: its name, the arguments it writes, whether it only moves numbers, or draws them."""
+
+    name: str
+    written: tuple[tuple[int, str], ...]
+    moves: bool
+    draws: bool
+
+    def changed(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        """Tensors that the operation writes."""
+        return [
+            value
+            for index, name in self.written
+            for value in _tensors(args[index] if index < len(args) else kwargs.get(name))
+        ]
+
+
+def _kind(func: Any) -> _Kind:
+    schema = func._schema
+    name = schema.name.partition("::")[2]
+    written = [(i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    is_view = not written and any(result.alias_info is not None for result in schema.returns)
+    return _Kind(name, tuple(written), is_view or name in _EXACT, name in _RANDOM)
+
+
+_KINDS: dict[Any, _Kind] = {}
+
+
 class _Operations(TorchDispatchMode):
     """Shakes what every operation on wide numbers returns."""
 
@@ -80,22 +109,24 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
         kwargs = kwargs or {}
-        name, given = func._schema.name.partition("::")[2], _tensors((args, kwargs))
-        changed = [value for value in _changed(func, args, kwargs) if value.is_floating_point()]
-        if name in _RANDOM:
-            return _draw(func, name, changed, args, kwargs)
-        if any(value.dtype == torch.float32 for value in changed) and _is_wide(given):
-            raise RuntimeError(f"{name} would write float64 numbers into a float32 tensor; make it of their type.")
-        taken = {value.untyped_storage().data_ptr() for value in given}
-        if not self.rounds or name in _EXACT:
+        kind = _KINDS.get(func) or _KINDS.setdefault(func, _kind(func))
+        if kind.moves and not kind.written:
             return func(*args, **kwargs)
-        if name in _NORMS:
+        changed = [value for value in kind.changed(args, kwargs) if value.is_floating_point()]
+        if kind.draws:
+            return _draw(func, kind.name, changed, args, kwargs)
+        if any(value.dtype == torch.float32 for value in changed) and _is_wide(_tensors((args, kwargs))):
+            raise RuntimeError(f"{kind.name} would write float64 numbers into a float32 tensor; make it of their type.")
+        if not self.rounds or kind.moves:
+            return func(*args, **kwargs)
+        taken = {value.untyped_storage().data_ptr() for value in _tensors((args, kwargs))}
+        if kind.name in _NORMS:
             args = (args[0].clone(), *args[1:])
             self._shake(args[0], 1.0)
         results = func(*args, **kwargs)
-        made = [value for value in _tensors(results) if value.untyped_storage().data_ptr() not in taken]
-        for index, value in enumerate(changed or made):
-            self._shake(value, _roundings(name, args, index))
+        made = changed or [v for v in _tensors(results) if v.untyped_storage().data_ptr() not in taken]
+        for index, value in enumerate(made):
+            self._shake(value, _roundings(kind.name, args, index))
         return results
 
     def _shake(self, value: Tensor, roundings: float) -> None:
@@ -141,15 +172,20 @@ class _Calls(TorchFunctionMode):
     def __init__(self, operations: _Operations, tables: bool) -> None:
         super().__init__()
         self._operations, self._tables = operations, tables
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._modes: dict[Any, bool] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function."""
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name.startswith(("__i", "__set", "__get__", "requires_grad")) or re.fullmatch(r"\w*[a-z0-9]_", name):
+        kwargs = kwargs or {}
+        passes = self._modes.get(func)
+        if passes is None:
+            passes = self._modes[func] = _IN_PLACE.match(getattr(func, "__name__", "")) is not None
+        if passes:
             return func(*args, **kwargs)
         numbers = [value for value in _tensors((args, kwargs)) if value.is_floating_point()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
-            args, kwargs = _mapped(_widen, (args, kwargs))
+            args, kwargs = _mapped(self._widen, (args, kwargs))
             results = func(*args, **kwargs)
             return _mapped(_widen, results) if self._tables else results
         rounds, self._operations.rounds = self._operations.rounds, False
@@ -162,7 +198,20 @@ class _Calls(TorchFunctionMode):
         return results
 
 
+    def _widen(self, value: Any) -> Any:
+        """Widen an argument; weights, once."""
+        if not isinstance(value, nn.Parameter) or torch.is_grad_enabled() or value.numel() > _LARGE:
+            return _widen(value)
+        if id(value) not in self._kept:
+            self._kept[id(value)] = (value, _widen(value))
+        return self._kept[id(value)][1]
+
+
 _TABLE = "_is_table"
+# Attributes, and functions that change their first argument: its type stays.
+_IN_PLACE = re.compile(r"__i|__set|__get__|requires_grad|\w*[a-z0-9]_$")
+# Weights above this many numbers are widened at each use, so that networks of gigabytes fit.
+_LARGE = 2**22
 
 
 @contextmanager
@@ -192,12 +241,6 @@ def _draw(func: Any, name: str, changed: list[Tensor], args: tuple, kwargs: dict
 
 def _is_wide(values: list[Tensor]) -> bool:
     return any(value.dtype == torch.float64 and value.ndim for value in values)
-
-
-def _changed(func: Any, args: tuple, kwargs: dict) -> Iterator[Tensor]:
-    for index, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(args[index] if index < len(args) else kwargs.get(argument.name))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

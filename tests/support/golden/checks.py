@@ -21,8 +21,10 @@ from videolcm_core.diffusion.schedule import (
     make_betas,
     rescale_zero_terminal_snr,
 )
+from videolcm_core.networks.layers import sinusoidal_embedding
 from videolcm_core.networks.vgen.unet3d import UNet3D
 
+_TIME = "act.time_embed"
 Check = Callable[[Reference], Iterator[Result]]
 
 _PREDICTIONS = {
@@ -53,13 +55,20 @@ def check_unet(reference: Reference) -> Iterator[Result]:
             out = network(x, t, context, **inputs)
             for hook in hooks:
                 hook.remove()
-            return {f"out.{case}": out, **along}
+            # Their features of timesteps were a table of their own.
+            return {f"out.{case}": out, **{k: v for k, v in along.items() if k != _TIME}}
 
         ours, exact = call(), without_rounding(call, copies=1)
         for name, value in ours.items():
             yield from reference.judge_one(name if name.startswith("out.") else f"{case} {name}", name, value, exact)
+        if recorded and _TIME in reference.tensors:
+            yield from reference.judge(lambda: {_TIME: _time_embedding(network, t)}, f"{case} ", tables=True)
         frames = _as_frames(network, x, t, context, inputs)
         yield Result(f"{case} (frames)", distance(frames, exact.values[f"out.{case}"]), exact.bound(f"out.{case}"))
+
+
+def _time_embedding(network: UNet3D, t: Tensor) -> Tensor:
+    return network.time_embed(sinusoidal_embedding(t, network.config.model_channels))
 
 
 def _as_frames(network: UNet3D, x: Tensor, t: Tensor, context: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
