@@ -64,7 +64,7 @@ _RANDOM = frozenset(
 )
 
 # They are computed as ``x * scale + shift``, rounded at the size of ``x`` before the mean is gone.
-_NORMS = ("native_group_norm", "native_layer_norm", "native_batch_norm")
+_NORMS = ("native_group_norm", "native_layer_norm", "native_batch_norm", "group_norm", "layer_norm", "batch_norm")
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ def _roundings(name: str, args: tuple, index: int) -> float:
     if name == "convolution":
         weight, transposed = args[1], args[6]
         return _in_a_row(weight.numel() // weight.shape[1 if transposed else 0])
+    if name in ("conv1d", "conv2d", "conv3d"):  # in inference mode operations come whole
+        return _in_a_row(args[1].numel() // args[1].shape[0])
     if name == "convolution_backward":
         grad, weight = args[0], args[2]
         return _in_a_row(weight.numel() // weight.shape[1] if index == 0 else grad.numel() // grad.shape[1])
@@ -152,7 +154,7 @@ def _roundings(name: str, args: tuple, index: int) -> float:
         return _in_a_row(args[0].shape[-1])
     if name in ("addmm", "baddbmm", "addmv"):
         return _in_a_row(args[1].shape[-1])
-    if name.startswith("_scaled_dot_product"):
+    if "scaled_dot_product" in name:
         return _in_a_row(args[1].shape[-1] + args[1].shape[-2])
     return 1.0
 
