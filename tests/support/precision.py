@@ -40,6 +40,8 @@ UNIT = 2.0**-24
 """Largest relative error of one float32 rounding."""
 UNIT_64 = 2.0**-53
 """The same of float64."""
+UNITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: UNIT, torch.float64: UNIT_64}
+"""The same of every precision."""
 ROOM = 2.0
 """Times the effect of the model; see above."""
 
@@ -99,9 +101,9 @@ _KINDS: dict[Any, _Kind] = {}
 class _Operations(TorchDispatchMode):
     """Shakes what every operation on wide numbers returns."""
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self, seed: int | None, unit: float) -> None:
         super().__init__()
-        self.rounds = seed is not None
+        self.rounds, self._unit = seed is not None, unit
         self._offsets = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed or 0)
         self._factors = torch.empty(0, dtype=torch.float64)
@@ -126,7 +128,7 @@ class _Operations(TorchDispatchMode):
         results = func(*args, **kwargs)
         made = changed or [v for v in _tensors(results) if v.untyped_storage().data_ptr() not in taken]
         for index, value in enumerate(made):
-            self._shake(value, _roundings(kind.name, args, index))
+            self._shake(value, _roundings(kind.name, args, index) if self._unit == UNIT else 1.0)
         return results
 
     def _shake(self, value: Tensor, roundings: float) -> None:
@@ -134,7 +136,7 @@ class _Operations(TorchDispatchMode):
             span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
             if len(self._factors) < 2 * span:
                 drawn = torch.rand(max(4 * span, 2**16), generator=self._generator, dtype=torch.float64)
-                self._factors = drawn.mul_(2.0 * UNIT).sub_(UNIT)
+                self._factors = drawn.mul_(2.0 * self._unit).sub_(self._unit)
             start = self._offsets.randrange(len(self._factors) - span + 1)
             factors = self._factors.as_strided(value.shape, value.stride(), start)
             value.addcmul_(value, factors, value=roundings)
@@ -217,7 +219,7 @@ _LARGE = 2**22
 
 
 @contextmanager
-def wide(seed: int | None = None, tables: bool = False) -> Iterator[None]:
+def wide(seed: int | None = None, tables: bool = False, unit: float = UNIT) -> Iterator[None]:
     """Compute in float64 what is written in float32.
 
     Tensors made outside enter as they are; ``.float()`` and ``dtype=torch.float32`` of such numbers mean float64. What
@@ -227,8 +229,9 @@ def wide(seed: int | None = None, tables: bool = False) -> Iterator[None]:
     Args:
         seed: Of the shaking; None computes exactly.
         tables: Whether tables are computed in float64, and shaken, too: for tests of the tables themselves.
+        unit: Largest error of one rounding. Lower precisions than float32 add up in float32, and round a sum once.
     """
-    operations = _Operations(seed)
+    operations = _Operations(seed, unit)
     with operations, _Calls(operations, tables):
         yield
 
@@ -286,16 +289,18 @@ class Exact:
         values: By name; a single tensor is called "".
         effects: Largest effect on any number of each value.
         norms: Norm of the effect on each value.
+        unit: Largest error of one rounding.
     """
 
     values: dict[str, Tensor]
     effects: dict[str, float]
     norms: dict[str, float]
+    unit: float = UNIT
 
     def bound(self, name: str = "") -> float:
         """Largest difference that float32 rounding explains, with that of storing the result."""
         value = self.values[name]
-        return ROOM * self.effects[name] + UNIT * (value.abs().max().item() if value.numel() else 0.0)
+        return ROOM * self.effects[name] + self.unit * (value.abs().max().item() if value.numel() else 0.0)
 
 
 def named(result: Any) -> dict[str, Tensor]:
@@ -315,7 +320,9 @@ def exactly(compute: Compute, tables: bool = False) -> dict[str, Tensor]:
     return result
 
 
-def without_rounding(compute: Compute, copies: int | None = None, tables: bool = False) -> Exact:
+def without_rounding(
+    compute: Compute, copies: int | None = None, tables: bool = False, unit: float = UNIT
+) -> Exact:
     """Run a computation in float64, and shaken in float64.
 
     Args:
@@ -323,18 +330,19 @@ def without_rounding(compute: Compute, copies: int | None = None, tables: bool =
         copies: Shaken runs, each with a seed of its own. None is one, and eight where a result has fewer than 64
             numbers: the largest of few draws of an error may by chance be small.
         tables: See `wide`.
+        unit: See `wide`.
     """
     values = exactly(compute, tables)
     if copies is None:
         copies = 8 if min(value.numel() for value in values.values()) < 64 else 1
     effects, norms = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
     for seed in range(copies):
-        with wide(seed, tables):
+        with wide(seed, tables, unit):
             shaken = named(compute())
         for name, value in shaken.items():
             effects[name] = max(effects[name], distance(value, values[name]))
             norms[name] = max(norms[name], (value.double() - values[name].double()).norm().item())
-    return Exact(values, effects, norms)
+    return Exact(values, effects, norms, unit)
 
 
 def distance(first: Tensor, second: Tensor) -> float:
@@ -377,7 +385,7 @@ def assert_same(first: Compute, second: Compute, copies: int | None = None, tabl
     exact = assert_rounded(first, copies, tables)
     others, found = exactly(second, tables), named(second())
     for name, value in exact.values.items():
-        error, bound = distance(others[name], value), 2.0 * exact.bound(name) * UNIT_64 / UNIT
+        error, bound = distance(others[name], value), 2.0 * exact.bound(name) * UNIT_64 / UNIT  # of both
         assert error <= bound, f"in float64 {name} differs by {error:.2e}; rounding explains {bound:.2e}"
         assert_within(found[name], exact, name, "the other result")
     return exact
