@@ -18,12 +18,13 @@ other order, in lanes or blocks, is better. So the effect is that of the worst o
 not depend on the one that runs the test.
 
 A float32 result is held to the exact one within `ROOM` = 2 times the effect: two draws of the same error have
-different largest values, and normalisations and softmax have two or three roundings where the model has one. Reduced
+different largest values, and softmax and the like have two or three roundings where the model has one. Reduced
 precision is far outside: a TF32 or bfloat16 product is off by 2^13 or 2^16 times UNIT.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -101,9 +102,10 @@ _KINDS: dict[Any, _Kind] = {}
 class _Operations(TorchDispatchMode):
     """Shakes what every operation on wide numbers returns."""
 
-    def __init__(self, seed: int | None, unit: float) -> None:
+    def __init__(self, seed: int | None, tables: bool, unit: float) -> None:
         super().__init__()
-        self.rounds, self._unit = seed is not None, unit
+        # In tables exact numbers matter, the 0 and 1 of pure noise, whole numbers before `floor`: these are not rounded.
+        self.rounds, self._tables, self._unit = seed is not None, tables, unit
         self._offsets = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed or 0)
         self._factors = torch.empty(0, dtype=torch.float64)
@@ -139,6 +141,8 @@ class _Operations(TorchDispatchMode):
                 self._factors = drawn.mul_(2.0 * self._unit).sub_(self._unit)
             start = self._offsets.randrange(len(self._factors) - span + 1)
             factors = self._factors.as_strided(value.shape, value.stride(), start)
+            if self._tables:
+                factors = factors * (value != value.float())
             value.addcmul_(value, factors, value=roundings)
 
 
@@ -156,6 +160,12 @@ def _roundings(name: str, args: tuple, index: int) -> float:
         return _in_a_row(args[0].shape[-1])
     if name in ("addmm", "baddbmm", "addmv"):
         return _in_a_row(args[1].shape[-1])
+    if name in _NORMS:  # mean, variance and their sums, scale, shift, product: about nine, of either sign
+        return 3.0
+    if name == "native_group_norm_backward" and index:
+        return _in_a_row(args[0].numel() // args[0].shape[1])
+    if name == "native_layer_norm_backward" and index:
+        return _in_a_row(args[0].numel() // args[0].shape[-1])
     if "scaled_dot_product" in name:
         return _in_a_row(args[1].shape[-1] + args[1].shape[-2])
     return 1.0
@@ -212,8 +222,8 @@ class _Calls(TorchFunctionMode):
 
 
 _TABLE = "_is_table"
-# Attributes, and functions that change their first argument: its type stays.
-_IN_PLACE = re.compile(r"__i|__set|__get__|requires_grad|\w*[a-z0-9]_$")
+# Attributes, gradients by their tensors, and functions that change their first argument: its type stays.
+_IN_PLACE = re.compile(r"__i|__set|__get__|requires_grad|grad$|backward$|\w*[a-z0-9]_$")
 # Weights above this many numbers are widened at each use, so that networks of gigabytes fit.
 _LARGE = 2**22
 
@@ -231,7 +241,7 @@ def wide(seed: int | None = None, tables: bool = False, unit: float = UNIT) -> I
         tables: Whether tables are computed in float64, and shaken, too: for tests of the tables themselves.
         unit: Largest error of one rounding. Lower precisions than float32 add up in float32, and round a sum once.
     """
-    operations = _Operations(seed, unit)
+    operations = _Operations(seed, tables, unit)
     with operations, _Calls(operations, tables):
         yield
 
@@ -341,6 +351,8 @@ def without_rounding(
             shaken = named(compute())
         for name, value in shaken.items():
             effects[name] = max(effects[name], distance(value, values[name]))
+            if not math.isfinite(effects[name]):
+                raise RuntimeError(f"shaken, {name!r} is not finite: the model breaks down, no bound follows from it.")
             norms[name] = max(norms[name], (value.double() - values[name].double()).norm().item())
     return Exact(values, effects, norms, unit)
 
