@@ -91,7 +91,9 @@ class _Kind:
 def _kind(func: Any) -> _Kind:
     schema = func._schema
     name = schema.name.partition("::")[2]
-    written = [(i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    written = [
+        (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+    ]
     is_view = not written and any(result.alias_info is not None for result in schema.returns)
     return _Kind(name, tuple(written), is_view or name in _EXACT, name in _RANDOM)
 
@@ -102,10 +104,9 @@ _KINDS: dict[Any, _Kind] = {}
 class _Operations(TorchDispatchMode):
     """Shakes what every operation on wide numbers returns."""
 
-    def __init__(self, seed: int | None, tables: bool, unit: float) -> None:
+    def __init__(self, seed: int | None, unit: float) -> None:
         super().__init__()
-        # In tables exact numbers matter, the 0 and 1 of pure noise, whole numbers before `floor`: these are not rounded.
-        self.rounds, self._tables, self._unit = seed is not None, tables, unit
+        self.rounds, self._unit = seed is not None, unit
         self._offsets = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed or 0)
         self._factors = torch.empty(0, dtype=torch.float64)
@@ -141,8 +142,8 @@ class _Operations(TorchDispatchMode):
                 self._factors = drawn.mul_(2.0 * self._unit).sub_(self._unit)
             start = self._offsets.randrange(len(self._factors) - span + 1)
             factors = self._factors.as_strided(value.shape, value.stride(), start)
-            if self._tables:
-                factors = factors * (value != value.float())
+            # What float32 can hold is not rounded: the 0 and 1 of pure noise, whole numbers before `floor`.
+            factors = factors * (value != value.float())
             value.addcmul_(value, factors, value=roundings)
 
 
@@ -162,6 +163,8 @@ def _roundings(name: str, args: tuple, index: int) -> float:
         return _in_a_row(args[1].shape[-1])
     if name in _NORMS:  # mean, variance and their sums, scale, shift, product: about nine, of either sign
         return 3.0
+    if name in ("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"):
+        return _coordinates(args[0].shape[2:], args[1])
     if name == "native_group_norm_backward" and index:
         return _in_a_row(args[0].numel() // args[0].shape[1])
     if name == "native_layer_norm_backward" and index:
@@ -169,6 +172,12 @@ def _roundings(name: str, args: tuple, index: int) -> float:
     if "scaled_dot_product" in name:
         return _in_a_row(args[1].shape[-1] + args[1].shape[-2])
     return 1.0
+
+
+def _coordinates(given: torch.Size, size: Any) -> float:
+    """Of an interpolation: where the scale is no power of two, positions are rounded at the size of the largest."""
+    pairs = zip(given, size or given, strict=True)
+    return max(1.0 if math.log2(a / b).is_integer() else float(a) for a, b in pairs)
 
 
 def _in_a_row(terms: int) -> float:
@@ -200,6 +209,7 @@ class _Calls(TorchFunctionMode):
         numbers = [value for value in _tensors((args, kwargs)) if value.is_floating_point()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
             args, kwargs = _mapped(self._widen, (args, kwargs))
+            func = torch.Tensor.double if func is torch.Tensor.float else func
             results = func(*args, **kwargs)
             return _mapped(_widen, results) if self._tables else results
         rounds, self._operations.rounds = self._operations.rounds, False
@@ -207,10 +217,11 @@ class _Calls(TorchFunctionMode):
             results = func(*args, **kwargs)
         finally:
             self._operations.rounds = rounds
+        if func in _FACTORIES:  # to be filled in place, with wide numbers
+            results = _mapped(_widen, results)
         for value in _tensors(results):
             setattr(value, _TABLE, True)
         return results
-
 
     def _widen(self, value: Any) -> Any:
         """Widen an argument; weights, once."""
@@ -222,6 +233,7 @@ class _Calls(TorchFunctionMode):
 
 
 _TABLE = "_is_table"
+_FACTORIES = (torch.zeros, torch.ones, torch.full, torch.empty)
 # Attributes, gradients by their tensors, and functions that change their first argument: its type stays.
 _IN_PLACE = re.compile(r"__i|__set|__get__|requires_grad|grad$|backward$|\w*[a-z0-9]_$")
 # Weights above this many numbers are widened at each use, so that networks of gigabytes fit.
@@ -241,7 +253,7 @@ def wide(seed: int | None = None, tables: bool = False, unit: float = UNIT) -> I
         tables: Whether tables are computed in float64, and shaken, too: for tests of the tables themselves.
         unit: Largest error of one rounding. Lower precisions than float32 add up in float32, and round a sum once.
     """
-    operations = _Operations(seed, tables, unit)
+    operations = _Operations(seed, unit)
     with operations, _Calls(operations, tables):
         yield
 
@@ -325,14 +337,14 @@ def exactly(compute: Compute, tables: bool = False) -> dict[str, Tensor]:
     """A computation's results without float32 rounding."""
     with wide(tables=tables):
         result = named(compute())
-    if narrow := [name for name, value in result.items() if value.dtype == torch.float32 and not hasattr(value, _TABLE)]:
+    if narrow := [
+        name for name, value in result.items() if value.dtype == torch.float32 and not hasattr(value, _TABLE)
+    ]:
         raise RuntimeError(f"results {narrow} stayed float32: nothing of the computation took part.")
     return result
 
 
-def without_rounding(
-    compute: Compute, copies: int | None = None, tables: bool = False, unit: float = UNIT
-) -> Exact:
+def without_rounding(compute: Compute, copies: int | None = None, tables: bool = False, unit: float = UNIT) -> Exact:
     """Run a computation in float64, and shaken in float64.
 
     Args:

@@ -33,9 +33,7 @@ def test_masked_is_colour_where_visible_then_visibility():
     masked = values.masked_from_frames(rgb, hole)
     assert masked.shape == (2, 4, 4, 4)
     assert not masked[..., :2].any() and (masked[:, 3, :, 2:] == 1).all()
-    assert_same(
-        lambda: values.masked_from_frames(rgb, hole)[:, :3, :, 2:], lambda: rgb[..., 2:].clone() * 2 - 1
-    )
+    assert_same(lambda: values.masked_from_frames(rgb, hole)[:, :3, :, 2:], lambda: rgb[..., 2:].clone() * 2 - 1)
 
 
 @pytest.mark.parametrize("draw", [canny_edges, pencil_sketch])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from precision import UNIT, assert_same, distance
 
 
 def guided(host, model, positive, negative, latent, cfg, **options):
@@ -62,9 +63,7 @@ def test_guidance_of_the_teacher(host, teacher, prompt, latent):
     out = {cfg: guided(host, teacher, dog, car, size, cfg) for cfg in (1.0, 4.0)}
     assert out[4.0].isfinite().all() and not torch.allclose(out[1.0], out[4.0], atol=1e-3)
     # Guidance is linear in the predictions: at equal prompts it changes nothing.
-    assert_same(
-        lambda: guided(host, teacher, dog, dog, size, 4.0), lambda: guided(host, teacher, dog, car, size, 1.0)
-    )
+    assert_same(lambda: guided(host, teacher, dog, dog, size, 4.0), lambda: guided(host, teacher, dog, car, size, 1.0))
 
 
 def test_prompts_of_different_lengths_batch_as_they_run_apart(host, teacher, prompt, latent, monkeypatch):
@@ -131,9 +130,8 @@ def test_noise_mask(host, model, prompt, latent, ksampler, frames):
     mask[:, :, 32:] = 1
     masked = host.run("SetLatentNoiseMask", samples=given, mask=mask)[0]
     out = ksampler(model, prompt("a dog"), masked)
-    # What is kept goes through the sampler as x + sigma eps and comes back: as exact as the same run's own rounding.
-    exact = assert_rounded(lambda: ksampler(model, prompt("a dog"), masked)[..., :4].clone())
-    assert_within(given["samples"][..., :4], exact)
+    # What is kept is scaled for the network and back: two roundings.
+    assert distance(out[..., :4], given["samples"][..., :4]) <= 2 * UNIT * given["samples"].abs().max()
     assert not torch.allclose(out[..., 4:], given["samples"][..., 4:], atol=0.1)
 
 
@@ -244,8 +242,13 @@ def test_vae_decode_tiled_and_encode(host, checkpoint, model, prompt, latent, ks
     tiled = host.run(
         "VAEDecodeTiled", samples=samples, vae=vae, tile_size=512, overlap=64, temporal_size=64, temporal_overlap=8
     )[0]
-    # One tile: the weighted sum of one image is divided by its weights.
-    assert distance(tiled, images) <= 4 * UNIT * images.max()
+    # One tile, decoded by the same network, in another order of additions; then divided by its own weights.
+    assert_same(
+        lambda: host.run("VAEDecode", samples=samples, vae=vae)[0],
+        lambda: host.run(
+            "VAEDecodeTiled", samples=samples, vae=vae, tile_size=512, overlap=64, temporal_size=64, temporal_overlap=8
+        )[0],
+    )
     assert host.run("VAEEncode", pixels=images, vae=vae)[0]["samples"].shape == (3, 4, 8, 8)
 
 

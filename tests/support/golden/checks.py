@@ -103,7 +103,9 @@ def check_sampler_lcm(reference: Reference) -> Iterator[Result]:
         if match := re.fullmatch(r"timesteps\.n(\d+)", name):
             yield reference.same(name, name, lcm_timesteps(int(match[1]), _original_steps(reference)))
         elif match := re.fullmatch(r"alphas_cumprod\.zsnr([01])", name):
-            yield from reference.judge(lambda name=name, zero=match[1] == "1": _table(reference, name, zero), tables=True)
+            yield from reference.judge(
+                lambda name=name, zero=match[1] == "1": _table(reference, name, zero), tables=True
+            )
         elif match := re.fullmatch(r"(\w+)\.n(\d+)\.final", name):
             yield from _lcm_trace(reference, match[1], int(match[2]))
 

@@ -76,9 +76,7 @@ def _compare_tables(reference: Reference, method: ConsistencyDistillation) -> It
     yield from reference.judge(tables, tables=True, unit=UNIT_64)
 
 
-def _step(
-    reference: Reference, method: ConsistencyDistillation, networks: dict[str, UNet3D]
-) -> dict[str, Tensor]:
+def _step(reference: Reference, method: ConsistencyDistillation, networks: dict[str, UNet3D]) -> dict[str, Tensor]:
     """Loss, tensors along the way and gradients, by the authors' names."""
     latents = reference.get("latents") + 0.0
     for network in networks.values():
