@@ -50,15 +50,18 @@ Compute = Callable[[], Any]
 
 # Operations that move, choose or make numbers without rounding them.
 _EXACT = frozenset(
-    """_pin_memory _to_copy _unsafe_view abs alias amax amin arange argmax argmin as_strided cat clamp clamp_max clamp_min clone
-    constant_pad_nd contiguous copy copy_ detach embedding empty empty_like empty_strided expand eye fill fill_ flip
-    full full_like gather index index_fill index_put index_put_ index_select lift_fresh masked_fill masked_fill_
-    masked_select max max_pool2d max_pool2d_with_indices max_pool3d_with_indices maximum min minimum neg new_empty
-    new_empty_strided new_full new_ones new_zeros ones ones_like pad pin_memory reflection_pad1d reflection_pad2d relu
-    relu_ repeat replication_pad2d replication_pad3d reshape resize_ roll scalar_tensor scatter select_backward sign
-    slice_backward slice_scatter sort split_with_sizes_copy stack threshold_backward tile to topk tril triu unfold
-    unfold_copy unique_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d where zero_ zeros zeros_like
-    floor ceil round trunc round_ floor_ ceil_ clamp_ neg_ abs_ repeat_interleave""".split()
+    """
+    _pin_memory _to_copy _unsafe_view abs abs_ alias amax amin arange argmax argmin as_strided cat ceil ceil_
+    clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous copy copy_ detach embedding empty empty_like
+    empty_strided expand eye fill fill_ flip floor floor_ full full_like gather index index_fill index_put
+    index_put_ index_select lift_fresh masked_fill masked_fill_ masked_select max max_pool2d
+    max_pool2d_with_indices max_pool3d_with_indices maximum min minimum neg neg_ new_empty new_empty_strided
+    new_full new_ones new_zeros ones ones_like pad pin_memory reflection_pad1d reflection_pad2d relu relu_ repeat
+    repeat_interleave replication_pad2d replication_pad3d reshape resize_ roll round round_ scalar_tensor scatter
+    select_backward sign slice_backward slice_scatter sort split_with_sizes_copy stack threshold_backward tile to
+    topk tril triu trunc unfold unfold_copy unique_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    where zero_ zeros zeros_like
+    """.split()
 )
 
 _RANDOM = frozenset(
@@ -184,7 +187,7 @@ def _in_a_row(terms: int) -> float:
     """Of a sum of ``terms`` products of either sign.
 
     Partial sums grow like ``sqrt(k)``, and each is rounded: together ``sqrt(terms^2 / 2)`` against a result of
-    ``sqrt(terms)``. Sums in lanes or blocks are better; convolutions on CPUs add up in a row, one output channel a lane.
+    ``sqrt(terms)``. Sums in lanes or blocks are better; convolutions add up in a row, one output channel a lane.
     """
     return max(1.0, (terms / 2.0) ** 0.5)
 

@@ -24,10 +24,9 @@ def oracle(x_0):
 def test_lcm_finds_what_the_network_knows(steps):
     x_0 = torch.randn(SHAPE, dtype=torch.float64)
     timesteps, seen = lcm_timesteps(steps), []
-    out = sample_lcm(
-        lambda x, t: seen.append(x) or oracle(x_0)(x, t), torch.randn(SHAPE, dtype=torch.float64), timesteps, SCHEDULE
-    )
-    # f = c_skip x + c_out x_0, exactly: a trace of the noise is left. To x_0 goes a rounding for each of some operations.
+    noise = torch.randn(SHAPE, dtype=torch.float64)
+    out = sample_lcm(lambda x, t: seen.append(x) or oracle(x_0)(x, t), noise, timesteps, SCHEDULE)
+    # f = c_skip x + c_out x_0, exactly: a trace of the noise is left.
     c_skip, c_out = boundary_scalings(timesteps[-1])
     assert distance(out, c_skip * seen[-1] + c_out * x_0) <= 16 * UNIT_64 * seen[-1].abs().max()
     assert distance(out, x_0) <= c_skip * seen[-1].abs().max() + (1 - c_out) * x_0.abs().max() + 1e-12

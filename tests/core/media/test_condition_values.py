@@ -20,7 +20,6 @@ def test_depth_comes_back_and_near_stays_bright():
 
 def test_motion_comes_back():
     motion = torch.randn(2, 2, 4, 4) * 10
-    image = values.motion_to_image(motion)
     # Grey 0.5 is no motion: rounded as a number near 0.5, the way back multiplies that by the range of motions.
     exact = assert_rounded(lambda: values.motion_from_image(values.motion_to_image(motion)))
     assert distance(motion, exact.values[""]) <= exact.bound()

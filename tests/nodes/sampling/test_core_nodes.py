@@ -239,9 +239,6 @@ def test_vae_decode_tiled_and_encode(host, checkpoint, model, prompt, latent, ks
     samples = {"samples": ksampler(model, prompt("a dog"), latent())}
     images = host.run("VAEDecode", samples=samples, vae=vae)[0]
     assert images.shape == (3, 64, 64, 3) and images.isfinite().all()
-    tiled = host.run(
-        "VAEDecodeTiled", samples=samples, vae=vae, tile_size=512, overlap=64, temporal_size=64, temporal_overlap=8
-    )[0]
     # One tile, decoded by the same network, in another order of additions; then divided by its own weights.
     assert_same(
         lambda: host.run("VAEDecode", samples=samples, vae=vae)[0],
