@@ -118,7 +118,7 @@ class _Operations(TorchDispatchMode):
         """Run one operation."""
         kwargs = kwargs or {}
         kind = _KINDS.get(func) or _KINDS.setdefault(func, _kind(func))
-        if kind.moves and not kind.written:
+        if not kind.written and not kind.draws and (kind.moves or not self.rounds):
             return func(*args, **kwargs)
         changed = [value for value in kind.changed(args, kwargs) if value.is_floating_point()]
         if kind.draws:
@@ -146,7 +146,8 @@ class _Operations(TorchDispatchMode):
             start = self._offsets.randrange(len(self._factors) - span + 1)
             factors = self._factors.as_strided(value.shape, value.stride(), start)
             # What float32 can hold is not rounded: the 0 and 1 of pure noise, whole numbers before `floor`.
-            factors = factors * (value != value.float())
+            if value.numel() < _SMALL:
+                factors = factors * (value != value.float())
             value.addcmul_(value, factors, value=roundings)
 
 
@@ -211,7 +212,8 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         numbers = [value for value in _tensors((args, kwargs)) if value.is_floating_point()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
-            args, kwargs = _mapped(self._widen, (args, kwargs))
+            if _is_narrow(numbers, args, kwargs):
+                args, kwargs = _mapped(self._widen, args), _mapped(self._widen, kwargs)
             func = torch.Tensor.double if func is torch.Tensor.float else func
             results = func(*args, **kwargs)
             return _mapped(_widen, results) if self._tables else results
@@ -237,6 +239,8 @@ class _Calls(TorchFunctionMode):
 
 _TABLE = "_is_table"
 _FACTORIES = (torch.zeros, torch.ones, torch.full, torch.empty)
+# Exact 0 and 1 and whole numbers matter in schedules and times; among more numbers the look costs more than it tells.
+_SMALL = 2**12
 # Attributes, gradients by their tensors, and functions that change their first argument: its type stays.
 _IN_PLACE = re.compile(r"__i|__set|__get__|requires_grad|grad$|backward$|\w*[a-z0-9]_$")
 # Weights above this many numbers are widened at each use, so that networks of gigabytes fit.
@@ -269,6 +273,15 @@ def _draw(func: Any, name: str, changed: list[Tensor], args: tuple, kwargs: dict
     return func(*args, **kwargs)
 
 
+def _is_narrow(numbers: list[Tensor], args: tuple, kwargs: dict) -> bool:
+    """Whether arguments have a float32 tensor, or ask for one."""
+    return (
+        any(value.dtype == torch.float32 for value in numbers)
+        or any(value is torch.float32 for value in args)
+        or kwargs.get("dtype") is torch.float32
+    )
+
+
 def _is_wide(values: list[Tensor]) -> bool:
     return any(value.dtype == torch.float64 and value.ndim for value in values)
 
@@ -276,11 +289,18 @@ def _is_wide(values: list[Tensor]) -> bool:
 def _tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
-    if isinstance(tree, list | tuple):
-        return [value for item in tree for value in _tensors(item)]
-    if isinstance(tree, dict):
-        return [value for item in tree.values() for value in _tensors(item)]
-    return []
+    kind = type(tree)
+    if kind is dict:
+        tree = tree.values()
+    elif not issubclass(kind, list | tuple):
+        return []
+    found = []
+    for item in tree:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, list | tuple | dict):
+            found += _tensors(item)
+    return found
 
 
 def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
