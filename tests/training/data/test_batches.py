@@ -16,13 +16,13 @@ from PIL import Image
 from training.data import opening
 from training.data.batches import BatchOptions, SourceBatches
 from training.data.cache_files import CachedClips
-from training.data.corpus import CorpusClips
 from training.data.decode import FrameSampling
 from training.data.encoders import Encoders, chosen_encoders
 from training.data.latents import LatentClips
 from training.data.mixing import Ratio
 from training.data.opening import DataSpec, caption_vocabulary, open_batches
 from training.data.tokens import tokenize
+from training.data.corpus import CorpusClips
 from training.teachers import Teacher
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.autoencoder import TinyAutoencoder
