@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from precision import UNIT, UNIT_64, UNITS, distance
 
 from videolcm_core.diffusion.schedule import (
     Schedule,
@@ -17,7 +18,7 @@ from videolcm_core.diffusion.schedule import (
 def test_betas_ends_and_middle(name, middle):
     betas = make_betas(name, num_timesteps=1001)
     middle = middle or ((0.00085**0.5 + 0.012**0.5) / 2) ** 2
-    assert betas[[0, 500, -1]].tolist() == pytest.approx([0.00085, middle, 0.012], rel=1e-12)
+    assert betas[[0, 500, -1]].tolist() == pytest.approx([0.00085, middle, 0.012], rel=8 * UNIT_64)
 
 
 def test_unknown_betas_are_named():
@@ -31,8 +32,9 @@ def test_zero_terminal_snr_closed_form():
     root = torch.cumprod(1 - betas, 0).sqrt()
     rescaled = torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0).sqrt()
     expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    assert torch.allclose(rescaled, expected, atol=1e-12)
-    assert rescaled[-1] == 0 and rescaled[0] == pytest.approx(root[0].item())
+    # Each factor of a product of 1000 is rounded twice, and taken from 1: alphas near 1 lose nothing else.
+    assert distance(rescaled, expected) <= 2 * 1000 * UNIT_64
+    assert rescaled[-1] == 0 and abs(rescaled[0] - root[0]) <= 4 * UNIT_64
 
 
 @pytest.mark.parametrize("zero", [True, False])
@@ -41,7 +43,8 @@ def test_variance_preserving(zero, dtype):
     schedule = Schedule.create(zero_terminal_snr=zero, dtype=dtype)
     t = torch.arange(1000)
     total = schedule.alpha_t(t) ** 2 + schedule.sigma_t(t) ** 2
-    assert total.dtype == dtype and torch.allclose(total, torch.ones_like(total), atol=1e-6)
+    # Two roots, two squares, a difference and a sum of numbers up to 1.
+    assert total.dtype == dtype and distance(total, torch.ones_like(total)) <= 8 * UNITS[dtype]
     assert (schedule.alphas_cumprod.diff() < 0).all()
     assert (schedule.alpha_t(t[-1]) == 0) == zero
 
@@ -52,7 +55,9 @@ def test_add_noise_keeps_shape_and_dtype_and_ends():
     noised = schedule.add_noise(x_0, eps, torch.tensor([999, 0]))
     assert noised.dtype == torch.float32
     assert torch.equal(noised[0], eps[0])
-    assert torch.allclose(noised[1], x_0[1] * 0.99915**0.5 + eps[1] * (1 - 0.99915) ** 0.5, atol=1e-5)
+    # Computed in float64, stored in float32; the product of one factor is 1 - 0.00085.
+    expected = x_0[1].double() * 0.99915**0.5 + eps[1].double() * (1 - 0.99915) ** 0.5
+    assert distance(noised[1], expected) <= 2 * UNIT * expected.abs().max()
 
 
 def test_gathers_any_shape_and_moves():

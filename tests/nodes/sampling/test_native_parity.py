@@ -1,13 +1,19 @@
-"""Native sampling equals the authors' loops: golden data through core's own samplers, to 1e-5."""
+"""Native sampling equals the authors' loops: golden data through core's own samplers.
+
+Bounds follow from the problem, on any CPU: the same graph is run in float64, and in float64 with the roundings of
+float32 put in (tests/support/precision.py). What these make of the result is the effect of float32 on it, with the
+guidance of 9 and the 50 steps that multiply it; the authors' values and ours are each within twice that of the exact
+result.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from precision import assert_recorded
 from safetensors import safe_open
 
-TOLERANCE = 1e-5
 HERE = Path(__file__).resolve()
 # Beside the repository there may be a folder with every golden file; the repository has most.
 GOLDEN = (
@@ -115,16 +121,17 @@ def test_core_lcm_equals_the_authors_loop(host, golden_model, name, counts):
     data, metadata = read(f"e2e_lcm_{name}.safetensors")
     model = golden_model(metadata, "videolcm")
     for n in (n for n in counts if f"n{n}.noise" in data):
-        recorded = iter(data.get(f"n{n}.step_noise", torch.zeros(0)))
-        options = {"noise_sampler": lambda *_, recorded=recorded: frames(next(recorded))}
-        sampler = comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_lcm, options)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", n)
         ours = host.run("VideoLCMScheduler", model=model, steps=n, mode=lcm_mode())[0]
         assert torch.equal(ours, sigmas)
-        out = sample(model, sampler, sigmas, frames(data[f"n{n}.noise"]), conditioning(host, data))
-        error = (out - frames(data[f"n{n}.final"])).abs().max().item()
-        print(f"{name} n={n}: {error:.2e}")
-        assert error <= TOLERANCE
+
+        def compute(n=n, sigmas=sigmas):
+            recorded = iter(data.get(f"n{n}.step_noise", torch.zeros(0)))
+            options = {"noise_sampler": lambda *_: frames(next(recorded))}
+            sampler = comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_lcm, options)
+            return sample(model, sampler, sigmas, frames(data[f"n{n}.noise"]), conditioning(host, data))
+
+        assert_recorded(compute, frames(data[f"n{n}.final"]))
 
 
 def lcm_mode(original_steps=50, strength=1.0):
@@ -137,17 +144,18 @@ def test_core_euler_equals_the_authors_ddim_with_guidance(host, golden_model):
     data, metadata = read("e2e_ddim50_tft2v_t2v.safetensors")
     model = golden_model(metadata, "teacher")
     sigmas = host.run("VideoLCMScheduler", model=model, steps=50, mode={"mode": "ddim"})[0]
-    out = sample(
-        model,
-        comfy.samplers.sampler_object("euler"),
-        sigmas,
-        frames(data["noise"]),
-        [[data["y"], {}]],
-        [[data["y_negative"], {}]],
-        cfg=float(metadata["guide_scale"]),
-    )
-    # The authors end at timestep 0, not at clean latents: there x_t = alpha_t x, with x as the host scales it.
-    out = out / (1 + sigmas[-1] ** 2).sqrt()
-    error = (out - frames(data["final"])).abs().max().item()
-    print(f"ddim50: {error:.2e} (largest value {data['final'].abs().max():.2f})")
-    assert error <= TOLERANCE * data["final"].abs().max().clamp(min=1).item()
+
+    def compute():
+        out = sample(
+            model,
+            comfy.samplers.sampler_object("euler"),
+            sigmas,
+            frames(data["noise"]),
+            [[data["y"], {}]],
+            [[data["y_negative"], {}]],
+            cfg=float(metadata["guide_scale"]),
+        )
+        # The authors end at timestep 0, not at clean latents: there x_t = alpha_t x, with x as the host scales it.
+        return out / (1 + sigmas[-1] ** 2).sqrt()
+
+    assert_recorded(compute, frames(data["final"]))

@@ -44,23 +44,20 @@ _SKETCH_CHANNELS = (
 
 
 @torch.no_grad()
-def check_annotators(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_annotators(reference: Reference) -> Iterator[Result]:
     """Every network of the file, with the steps around it."""
-    pixels = reference.get("midas.in01")
-    depth = midas_of(reference)(pixels)
-    largest = reference.get("midas.raw").abs().max().item()
-    relative = (
-        tolerance * max(1.0, largest),
-        f"before the division by 20: {tolerance:g} of values up to {largest:.3g}",
-    )
-    yield reference.compare("midas raw", "midas.raw", depth, tolerance, relative)
-    yield reference.compare("midas depth", "midas.depth", to_condition(depth), tolerance)
-    edges, cleaner = pidinet_of(reference), cleaner_of(reference)
-    yield reference.compare("pidinet edge", "pidinet.edge", edges(pixels), tolerance)
-    recorded = reference.get("pidinet.edge")
-    yield reference.compare("sketch of the recorded edge", "sketch.clean", 1 - cleaner(1 - recorded), tolerance)
+    pixels, recorded = reference.get("midas.in01"), reference.get("pidinet.edge")
+    depth, edges, cleaner = midas_of(reference), pidinet_of(reference), cleaner_of(reference)
+
+    def depths() -> dict[str, Tensor]:
+        raw = depth(pixels)
+        return {"midas.raw": raw, "midas.depth": to_condition(raw)}
+
+    yield from reference.judge(depths)
+    yield from reference.judge(lambda: {"pidinet.edge": edges(pixels)})
+    yield from reference.judge(lambda: {"sketch.clean": 1 - cleaner(1 - recorded)}, "of the recorded edge: ")
     frames = pixels.movedim(1, -1)
-    yield reference.compare("sketch of the picture", "sketch.clean", authors_sketch(frames, edges, cleaner), tolerance)
+    yield from reference.judge(lambda: {"sketch.clean": authors_sketch(frames, edges, cleaner)}, "of the image: ")
 
 
 def _weights(reference: Reference, prefix: str) -> dict[str, Tensor]:

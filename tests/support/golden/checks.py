@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from precision import UNIT_64, distance, without_rounding
 from reference import Reference, Result, argument_of, cases_of, network_of
 from torch import Tensor, nn
 
@@ -20,9 +21,11 @@ from videolcm_core.diffusion.schedule import (
     make_betas,
     rescale_zero_terminal_snr,
 )
+from videolcm_core.networks.layers import sinusoidal_embedding
 from videolcm_core.networks.vgen.unet3d import UNet3D
 
-Check = Callable[[Reference, float], Iterator[Result]]
+_TIME = "act.time_embed"
+Check = Callable[[Reference], Iterator[Result]]
 
 _PREDICTIONS = {
     "v": "v",
@@ -36,30 +39,36 @@ _PREDICTIONS = {
 
 
 @torch.no_grad()
-def check_unet(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_unet(reference: Reference) -> Iterator[Result]:
     """Every recorded call, as video and as frames; activations of the recorded case."""
     network = network_of(reference)
-    x, t = reference.get("in.x"), reference.get("in.t")
+    # Recorded as floats; as whole numbers their features are tables, the same on both sides.
+    x, t = reference.get("in.x"), reference.get("in.t").long()
     for case, arguments in cases_of(reference):
         inputs = {argument: reference.get(f"in.{name}") for argument, name in arguments.items()}
         context = inputs.pop("y", None)
-        recorded: dict[str, Tensor] = {}
-        hooks = _record(network, reference, recorded) if reference.metadata.get("recorded_case") == case else []
-        out = network(x, t, context, **inputs)
-        for hook in hooks:
-            hook.remove()
-        yield reference.compare(case, f"out.{case}", out, tolerance)
-        for name, value in recorded.items():
-            # Inside the network values are an order larger than the output: float32 rounds them as much coarser.
-            largest = reference.get(name).abs().max().item()
-            relative = (
-                tolerance * max(1.0, largest),
-                f"inside the network: {tolerance:g} of values up to {largest:.3g}",
-            )
-            yield reference.compare(f"{case} {name}", name, value, tolerance, relative)
-        yield reference.compare(
-            f"{case} (frames)", f"out.{case}", _as_frames(network, x, t, context, inputs), tolerance
-        )
+        recorded = reference.metadata.get("recorded_case") == case
+
+        def call(case=case, context=context, inputs=inputs, recorded=recorded) -> dict[str, Tensor]:
+            along: dict[str, Tensor] = {}
+            hooks = _record(network, reference, along) if recorded else []
+            out = network(x, t, context, **inputs)
+            for hook in hooks:
+                hook.remove()
+            # Their features of timesteps were a table of their own.
+            return {f"out.{case}": out, **{k: v for k, v in along.items() if k != _TIME}}
+
+        ours, exact = call(), without_rounding(call, copies=1)
+        for name, value in ours.items():
+            yield from reference.judge_one(name if name.startswith("out.") else f"{case} {name}", name, value, exact)
+        if recorded and _TIME in reference.tensors:
+            yield from reference.judge(lambda: {_TIME: _time_embedding(network, t)}, f"{case} ", tables=True)
+        frames = _as_frames(network, x, t, context, inputs)
+        yield Result(f"{case} (frames)", distance(frames, exact.values[f"out.{case}"]), exact.bound(f"out.{case}"))
+
+
+def _time_embedding(network: UNet3D, t: Tensor) -> Tensor:
+    return network.time_embed(sinusoidal_embedding(t, network.config.model_channels))
 
 
 def _as_frames(network: UNet3D, x: Tensor, t: Tensor, context: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
@@ -88,16 +97,21 @@ def _module_name(activation: str) -> str:
     return f"{name[len('stc.') :]}_embedding_after" if name.startswith("stc.") else name
 
 
-def check_sampler_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_sampler_lcm(reference: Reference) -> Iterator[Result]:
     """Traces of the multistep sampler with a recorded network, step by step."""
     for name in sorted(reference.tensors):
         if match := re.fullmatch(r"timesteps\.n(\d+)", name):
-            yield reference.compare(name, name, lcm_timesteps(int(match[1]), _original_steps(reference)), 0.0)
+            yield reference.same(name, name, lcm_timesteps(int(match[1]), _original_steps(reference)))
         elif match := re.fullmatch(r"alphas_cumprod\.zsnr([01])", name):
-            schedule = Schedule.create(_beta_schedule(reference), zero_terminal_snr=match[1] == "1")
-            yield reference.compare(name, name, schedule.alphas_cumprod, tolerance)
+            yield from reference.judge(
+                lambda name=name, zero=match[1] == "1": _table(reference, name, zero), tables=True
+            )
         elif match := re.fullmatch(r"(\w+)\.n(\d+)\.final", name):
-            yield from _lcm_trace(reference, match[1], int(match[2]), tolerance)
+            yield from _lcm_trace(reference, match[1], int(match[2]))
+
+
+def _table(reference: Reference, name: str, zero_snr: bool) -> dict[str, Tensor]:
+    return {name: Schedule.create(_beta_schedule(reference), zero_snr).alphas_cumprod}
 
 
 def _beta_schedule(reference: Reference) -> str:
@@ -109,18 +123,23 @@ def _original_steps(reference: Reference) -> int:
     return int(reference.metadata.get("original_steps", 50))
 
 
-def _lcm_trace(reference: Reference, name: str, steps: int, tolerance: float) -> Iterator[Result]:
+def _lcm_trace(reference: Reference, name: str, steps: int) -> Iterator[Result]:
     case = f"{name}.n{steps}"
+    timesteps = lcm_timesteps(steps, _original_steps(reference))
+    yield reference.same(f"{case}.timesteps", f"{case}.timesteps", timesteps)
+    # The noise schedule belongs to what is judged: its float32 table is divided by at high noise.
+    yield from reference.judge(lambda: _lcm_values(reference, name, case, timesteps), copies=4, tables=True)
+
+
+def _lcm_values(reference: Reference, name: str, case: str, timesteps: Tensor) -> dict[str, Tensor]:
     kind, zero_snr = (name[: -len("_zsnr")], True) if name.endswith("_zsnr") else (name, False)
     prediction = _PREDICTIONS[kind]
     schedule = Schedule.create(_beta_schedule(reference), zero_snr)
-    timesteps = lcm_timesteps(steps, _original_steps(reference))
     stored = {key: reference.get(f"{case}.{key}") for key in ("x_in", "model_out", "noise")}
     seen: dict[str, list[Tensor]] = {key: [] for key in ("x_in", "x0", "denoised", "x_prev")}
 
     def network(x: Tensor, t: Tensor) -> Tensor:
-        index = len(seen["x_in"])
-        output = stored["model_out"][index]
+        output = stored["model_out"][len(seen["x_in"])]
         seen["x_in"].append(x)
         seen["x0"].append(to_x_0(prediction, output, x, schedule.alpha_t(t[0]), schedule.sigma_t(t[0])))
         return output
@@ -132,31 +151,35 @@ def _lcm_trace(reference: Reference, name: str, steps: int, tolerance: float) ->
     final = sample_lcm(network, stored["x_in"][0], timesteps, schedule, prediction, stored["noise"], callback=keep)
     c_skip, c_out = boundary_scalings(timesteps)
     got = {key: torch.stack(values) for key, values in seen.items()} | {
-        "timesteps": timesteps,
         "c_skip": c_skip,
         "c_out": c_out,
         "alpha_cumprod": schedule.alphas_cumprod[timesteps],
         "final": final,
     }
-    for key, value in got.items():
-        if f"{case}.{key}" in reference.tensors:
-            yield reference.compare(f"{case} {key}", f"{case}.{key}", value, tolerance)
+    return {f"{case}.{key}": value for key, value in got.items()}
 
 
-def check_sampler_ddim(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_sampler_ddim(reference: Reference) -> Iterator[Result]:
     """The trace of the guided DDIM sampler with recorded networks, and the float64 schedules."""
-    betas = make_betas(_beta_schedule(reference))
-    plain, zero = betas, rescale_zero_terminal_snr(betas)
-    schedules = {
+    # Both sides in float64: what rounding does to these tables, in units of float64.
+    yield from reference.judge(lambda: _ddim_tables(reference), tables=True, unit=UNIT_64)
+    steps = len(reference.get("timesteps"))
+    yield reference.same("timesteps", "timesteps", ddim_timesteps(steps))
+    schedule = Schedule.create(_beta_schedule(reference), dtype=torch.float64)
+    yield from reference.judge(lambda: _ddim_values(reference, steps, schedule))
+
+
+def _ddim_tables(reference: Reference) -> dict[str, Tensor]:
+    plain = make_betas(_beta_schedule(reference))
+    zero = rescale_zero_terminal_snr(plain)
+    return {
         "betas64": zero,
         "alphas_cumprod64": torch.cumprod(1 - zero, 0),
         "alphas_cumprod64_no_zsnr": torch.cumprod(1 - plain, 0),
     }
-    for name, value in schedules.items():
-        if name in reference.tensors:
-            yield reference.compare(name, name, value, tolerance)
-    steps = len(reference.get("timesteps"))
-    yield reference.compare("timesteps", "timesteps", ddim_timesteps(steps), 0.0)
+
+
+def _ddim_values(reference: Reference, steps: int, schedule: Schedule) -> dict[str, Tensor]:
     seen: dict[str, list[Tensor]] = {"x_in": [], "x0": [], "x_prev": []}
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -170,21 +193,16 @@ def check_sampler_ddim(reference: Reference, tolerance: float) -> Iterator[Resul
         seen["x_prev"].append(x)
         seen["x0"].append(denoised)
 
-    scale = float(reference.metadata.get("guide_scale", 9.0))
-    schedule = Schedule.create(_beta_schedule(reference), dtype=torch.float64)
     final = sample_ddim(
         network,
         reference.get("noise"),
         steps,
         schedule,
-        guidance_scale=scale,
+        guidance_scale=float(reference.metadata.get("guide_scale", 9.0)),
         uncond_model=uncond_network,
         callback=keep,
     )
-    got = {key: torch.stack(values) for key, values in seen.items()} | {"final": final}
-    for key, value in got.items():
-        if key in reference.tensors:
-            yield reference.compare(key, key, value, tolerance)
+    return {key: torch.stack(values) for key, values in seen.items()} | {"final": final}
 
 
 def _conditioned(network: UNet3D, context: Tensor, conditions: dict[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -198,7 +216,7 @@ def _conditions(reference: Reference) -> dict[str, Tensor]:
     return {argument_of(name): reference.get(name) for name in names}
 
 
-def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_e2e_lcm(reference: Reference) -> Iterator[Result]:
     """Whole consistency sampling runs: latents after every step."""
     network = _conditioned(network_of(reference), reference.get("y"), _conditions(reference))
     prediction = _PREDICTIONS[str(reference.metadata.get("prediction", "v"))]
@@ -208,49 +226,45 @@ def check_e2e_lcm(reference: Reference, tolerance: float) -> Iterator[Result]:
         prefix = f"{run}." if run else ""
         want = reference.get(f"{prefix}timesteps")
         timesteps = lcm_timesteps(len(want), _original_steps(reference))
-        yield reference.compare(f"{prefix}timesteps", f"{prefix}timesteps", timesteps, 0.0)
+        yield reference.same(f"{prefix}timesteps", f"{prefix}timesteps", timesteps)
         noise_name = f"{prefix}step_noise"
         step_noise = reference.get(noise_name) if noise_name in reference.tensors else None
-        latents: list[Tensor] = []
-        final = sample_lcm(
-            network,
-            reference.get(f"{prefix}noise"),
-            timesteps,
-            schedule,
-            prediction,
-            step_noise,
-            callback=lambda index, t, x, denoised, latents=latents: latents.append(x),
-        )
-        yield reference.compare(f"{prefix}latents", f"{prefix}latents", torch.stack(latents), tolerance)
-        yield reference.compare(f"{prefix}final", f"{prefix}final", final, tolerance)
+
+        def sample(prefix=prefix, timesteps=timesteps, step_noise=step_noise) -> dict[str, Tensor]:
+            latents: list[Tensor] = []
+            final = sample_lcm(
+                network,
+                reference.get(f"{prefix}noise"),
+                timesteps,
+                schedule,
+                prediction,
+                step_noise,
+                callback=lambda index, t, x, denoised: latents.append(x),
+            )
+            return {f"{prefix}latents": torch.stack(latents), f"{prefix}final": final}
+
+        yield from reference.judge(sample, copies=1)
 
 
-def check_e2e_ddim(reference: Reference, tolerance: float) -> Iterator[Result]:
+def check_e2e_ddim(reference: Reference) -> Iterator[Result]:
     """A whole guided DDIM run of a teacher: latents after every step."""
     network, conditions = network_of(reference), _conditions(reference)
     # The authors' negative branch keeps spatial conditions and replaces the image embedding by zeros.
     negative = {name: torch.zeros_like(v) if name == "image" else v for name, v in conditions.items()}
-    want = reference.get("latents")
-    scale = float(reference.metadata.get("guide_scale", 9.0))
-    latents: list[Tensor] = []
-    final = sample_ddim(
-        _conditioned(network, reference.get("y"), conditions),
-        reference.get("noise"),
-        len(want),
-        Schedule.create(_beta_schedule(reference), dtype=torch.float64),
-        _PREDICTIONS[str(reference.metadata.get("prediction", "v"))],
-        scale,
-        _conditioned(network, reference.get("y_negative"), negative),
-        callback=lambda index, t, x, denoised: latents.append(x),
-    )
-    wider = guided_tolerance(scale - 1.0, tolerance)
-    yield reference.compare("latents", "latents", torch.stack(latents), tolerance, wider)
-    yield reference.compare("final", "final", final, tolerance, wider)
+    schedule = Schedule.create(_beta_schedule(reference), dtype=torch.float64)
 
+    def sample() -> dict[str, Tensor]:
+        latents: list[Tensor] = []
+        final = sample_ddim(
+            _conditioned(network, reference.get("y"), conditions),
+            reference.get("noise"),
+            len(reference.get("latents")),
+            schedule,
+            _PREDICTIONS[str(reference.metadata.get("prediction", "v"))],
+            float(reference.metadata.get("guide_scale", 9.0)),
+            _conditioned(network, reference.get("y_negative"), negative),
+            callback=lambda index, t, x, denoised: latents.append(x),
+        )
+        return {"latents": torch.stack(latents), "final": final}
 
-def guided_tolerance(w: float, tolerance: float) -> tuple[float, str]:
-    """What guidance makes of the networks' rounding: ``(1 + w) c - w u`` has up to ``1 + 2 w`` times their error.
-
-    Run in float64, the recorded values themselves are that far off.
-    """
-    return tolerance * (1.0 + 2.0 * w), f"guidance w = {w:g} multiplies rounding by up to {1.0 + 2.0 * w:g}"
+    yield from reference.judge(sample, copies=1)

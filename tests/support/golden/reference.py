@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import recipe
 import torch
+from precision import UNIT, Exact, distance, named, without_rounding
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,7 +31,7 @@ class Result:
         case: What was compared.
         error: Maximum absolute difference; NaN counts as failed.
         tolerance: What is allowed.
-        note: Why the tolerance is looser, or what was left out.
+        note: What was left out, or is wrong.
     """
 
     case: str
@@ -74,38 +74,44 @@ class Reference:
         value = self.tensors[name]
         return value.float() if value.dtype == torch.float16 else value
 
-    def compare(self, case: str, name: str, got: Tensor, tolerance: float, *wider: tuple[float, str]) -> Result:
-        """Maximum absolute difference to a stored tensor.
+    def same(self, case: str, name: str, got: Tensor) -> Result:
+        """Whole numbers, which are equal or not."""
+        return Result(case, self._distance(name, got), 0.0)
+
+    def judge(
+        self,
+        compute: Callable[[], dict[str, Tensor]],
+        prefix: str = "",
+        copies: int | None = None,
+        tables: bool = False,
+        unit: float = UNIT,
+    ) -> Iterator[Result]:
+        """Hold the exact results of a computation to the recorded values, and ours in float32 to the exact ones.
+
+        The recorded values are float32 results of the same mathematics, so both bounds are what float32 rounding makes
+        of this computation; see `precision`.
 
         Args:
-            case: For the report.
-            name: Of the stored tensor.
-            got: Our value; a shape that differs is an infinite error.
-            tolerance: Normally allowed.
-            *wider: Other tolerances with the reason that the file gives for them.
+            compute: Returns tensors by the names of the stored ones; others are left out.
+            prefix: Of the cases, for the report.
+            copies: See `precision.without_rounding`.
+            tables: See `precision.wide`.
+            unit: Largest error of one rounding of both sides, where it is not float32's.
         """
-        want = self.get(name)
-        if got.shape != want.shape and got.numel() == want.numel():
-            got = got.reshape(want.shape)
-        if got.shape != want.shape:
-            return Result(case, float("inf"), tolerance, f"shape {list(got.shape)} instead of {list(want.shape)}")
-        error = (got.double() - want.double()).abs().max().item() if want.numel() else 0.0
-        if not tolerance or error <= tolerance:
-            return Result(case, error, tolerance)
-        for value, reason in (*wider, *self._rounding(want)):
-            if tolerance < value and error <= value:
-                return Result(case, error, value, reason)
-        return Result(case, error, tolerance)
+        ours, exact = named(compute()), without_rounding(compute, copies, tables)
+        for name, value in ours.items():
+            if name in self.tensors:
+                yield from self.judge_one(prefix + name, name, value, exact, unit)
 
-    def _rounding(self, want: Tensor) -> Iterator[tuple[float, str]]:
-        """Tolerances that follow from how exact the stored values can be."""
-        own = self.metadata.get("max_abs_fp32_vs_fp64")
-        if isinstance(own, int | float):
-            # Recorder and checker each round on their own: twice the recorder's error for either.
-            yield 4.0 * own, f"the file states a float32 error of {own:.1e}"
-        largest = want.abs().max().item()
-        spacing = 2.0 ** (math.floor(math.log2(largest)) - 23) if 0.0 < largest < float("inf") else 0.0
-        yield 8.0 * spacing, f"values up to {largest:.3g} are {spacing:.1e} apart in float32"
+    def judge_one(self, case: str, name: str, ours: Tensor, exact: Exact, unit: float = UNIT) -> Iterator[Result]:
+        """Two results: the recorded value against the exact one, and ours against it."""
+        bound, value = exact.bound(name) * unit / UNIT, exact.values[name]
+        yield Result(f"{case}, recorded", self._distance(name, value), bound)
+        yield Result(case, distance(ours, value), bound)
+
+    def _distance(self, name: str, got: Tensor) -> float:
+        want = self.get(name)
+        return distance(got.reshape(want.shape) if got.numel() == want.numel() else got, want)
 
     def unused(self) -> list[str]:
         """Stored tensors that no comparison touched."""

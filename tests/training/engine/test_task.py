@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_training as tiny
 import torch
+from precision import UNIT, distance
 
 from training.engine.identity import Identity
 from training.engine.loop import LoopOptions, run, step_generator
@@ -107,7 +108,9 @@ def test_gradients_reach_the_student_only():
     after = weights(task)
     assert all(not torch.equal(start[k], after[k]) for k in start if k.endswith("weight"))
     for k, v in tiny.network_of(task, "target").state_dict().items():
-        torch.testing.assert_close(v, 0.95 * target[k] + 0.05 * after[k])
+        # Two products and a sum, or a difference, a product and a sum: three roundings of the larger, on both sides.
+        largest = torch.maximum(target[k].abs(), after[k].abs()).max()
+        assert distance(v, 0.95 * target[k] + 0.05 * after[k]) <= 6 * UNIT * largest
 
 
 @pytest.mark.parametrize("scale", [{"accumulation": 2}, {"accumulation": 4}, {"recompute": True}], ids=str)

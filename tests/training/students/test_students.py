@@ -5,7 +5,9 @@ import json
 
 import pytest
 import torch
+from precision import UNIT, assert_same, distance
 from safetensors import safe_open
+from torch.func import functional_call
 
 from training.students import (
     LcmSettings,
@@ -55,21 +57,24 @@ def lora(teacher):
     return student
 
 
+BARE = UNet3D(CONFIG, device="meta").train(False)
+
+
 def run(network, seed=3):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, 4, 2, 4, 4, generator=generator)
     context = torch.randn(2, 3, 32, generator=generator)
-    was = network.training
+    was = getattr(network, "training", None)
     with torch.no_grad():
-        out = network.train(False)(x, torch.tensor([999, 19]), context)
-    network.train(was)
+        out = (network if was is None else network.train(False))(x, torch.tensor([999, 19]), context)
+    if was is not None:
+        network.train(was)
     return out
 
 
-def plain(state):
-    network = UNet3D(CONFIG)
-    network.load_state_dict(state)
-    return network
+def run_with(state):
+    """What a plain network of these weights computes; they keep their precision."""
+    return run(lambda *args: functional_call(BARE, state, args))
 
 
 def test_a_full_student_begins_as_the_teacher_and_leaves_it_alone(teacher):
@@ -81,7 +86,7 @@ def test_a_full_student_begins_as_the_teacher_and_leaves_it_alone(teacher):
         for parameter in student.trainable():
             parameter.add_(0.1)
     assert all(torch.equal(v, before[k]) for k, v in teacher.network.state_dict().items())
-    assert torch.equal(run(plain(student.effective_state())), run(student.network))
+    assert torch.equal(run_with(student.effective_state()), run(student.network))
 
 
 def test_a_lora_begins_without_effect_and_trains_its_adapters_only(teacher):
@@ -121,12 +126,13 @@ def test_merged_weights_compute_what_the_adapters_compute(lora, teacher):
     merged = lora.effective_state()
     assert list(merged) and set(merged) == set(teacher.network.state_dict())
     assert (run(lora.network) - run(teacher.network)).abs().max() > 1e-2
-    assert torch.allclose(run(plain(merged)), run(lora.network), atol=1e-5)
+    # Merged weights are rounded once, as the adapters' products are: in float64 both are the same.
+    assert_same(lambda: run(lora.network), lambda: run_with(lora.effective_state()))
     average = copy.deepcopy(lora.network)
     with torch.no_grad():
         for name, parameter in average.named_parameters():
             parameter.mul_(0.5 if ".lora_B" in name else 1)
-    assert torch.allclose(run(plain(lora.effective_state(average))), run(average), atol=1e-5)
+    assert_same(lambda: run(average), lambda: run_with(lora.effective_state(average)))
 
 
 def test_peft_reloads_its_folder_to_the_same_output(lora, teacher, tmp_path):
@@ -134,7 +140,7 @@ def test_peft_reloads_its_folder_to_the_same_output(lora, teacher, tmp_path):
 
     folder = export_lora_peft(tmp_path / "lora", lora)
     reloaded = PeftModel.from_pretrained(copy.deepcopy(teacher.network), str(folder))
-    assert torch.allclose(run(reloaded), run(lora.network), atol=1e-6)
+    assert_same(lambda: run(lora.network), lambda: run(reloaded))
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 6
 
 
@@ -150,7 +156,9 @@ def test_kohya_matrices_multiply_to_the_change_of_the_weights(lora, teacher, tmp
         module = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
         up, down, alpha = (tensors[f"{module}.{part}"] for part in ("lora_up.weight", "lora_down.weight", "alpha"))
         change = (up.flatten(1) @ down.flatten(1)).reshape(original[key].shape) * alpha / len(down)
-        assert torch.allclose(original[key] + change, merged[key], atol=1e-5)
+        # Sums of `rank` products and a weight, rounded on both sides.
+        largest = original[key].abs().max() + len(down) * up.abs().max() * down.abs().max() * alpha / len(down)
+        assert distance(original[key] + change, merged[key]) <= 2 * (len(down) + 3) * UNIT * largest
 
 
 def test_wrong_lora_options_say_what_is_allowed(teacher):
