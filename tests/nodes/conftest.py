@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from no_float64 import NoFloat64
 from safetensors.torch import save_file
+from torch._C import _len_torch_dispatch_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
@@ -50,7 +52,18 @@ class Host(SimpleNamespace):
         return importlib.import_module(f"{self.name}.{name}")
 
     def run(self, node_id: str, **inputs: Any) -> tuple:
-        """Outputs of a node of ours or of the host."""
+        """Outputs of a node of ours or of the host, watched for float64 on the compute device.
+
+        Not where a test computes in float64 itself, which it does with a dispatch mode of its own.
+        """
+        if _len_torch_dispatch_stack():
+            return self._run(node_id, inputs)
+        with NoFloat64() as watch:
+            result = self._run(node_id, inputs)
+        assert watch.found == set()
+        return result
+
+    def _run(self, node_id: str, inputs: dict[str, Any]) -> tuple:
         node = self.nodes.NODE_CLASS_MAPPINGS[node_id]
         if hasattr(node, "define_schema"):
             return node.EXECUTE_NORMALIZED(**inputs).result

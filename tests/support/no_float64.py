@@ -27,7 +27,8 @@ ON_THE_CPU = {
     ("randomness.py", "draw_samples"),
     ("grid.py", "stratified"),
     ("grid.py", "index"),
-    ("files.py", "first_not_finite"),
+    ("model_sampling.py", "__init__"),  # sigmas and times of the grid, kept in float32
+    ("base_model.py", "__init__"),  # the host's own tables
 }
 """File and function of what may make float64: each works on the CPU whatever the device."""
 
@@ -41,8 +42,9 @@ class NoFloat64(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(result)):
-            if place := self._place():
+        leaves = (result,) if isinstance(result, torch.Tensor) else tree_leaves(result)
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 and (place := self._place()):
                 self.found.add(place)
         return result
 
