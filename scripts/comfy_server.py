@@ -54,7 +54,7 @@ class OutputFile:
 
     @property
     def is_video(self) -> bool:
-        """True for a video or an animated picture."""
+        """True for a video or an animated image."""
         return self.filename.lower().endswith(VIDEO_SUFFIXES)
 
 
@@ -87,12 +87,12 @@ class Result:
 
     @property
     def images(self) -> list[OutputFile]:
-        """Still pictures that the prompt wrote."""
+        """Still images that the prompt wrote."""
         return [file for file in self.files if not file.is_video]
 
     @property
     def videos(self) -> list[OutputFile]:
-        """Videos and animated pictures that the prompt wrote."""
+        """Videos and animated images that the prompt wrote."""
         return [file for file in self.files if file.is_video]
 
     @property

@@ -169,7 +169,7 @@ class ProgressBar:
 
 
 def write_contact_sheet(video: Path, sheet: Path) -> int:
-    """Draw every frame of a video into one picture, in reading order.
+    """Draw every frame of a video into one image, in reading order.
 
     Returns:
         The number of frames.
@@ -187,12 +187,12 @@ def write_contact_sheet(video: Path, sheet: Path) -> int:
     factor = max(1, SHEET_CELL // max(frames[0].size))
     width, height = (side * factor for side in frames[0].size)
     rows = -(-len(frames) // SHEET_COLUMNS)
-    picture = Image.new("RGB", (SHEET_COLUMNS * (width + 2) + 2, rows * (height + 2) + 2), "white")
+    image = Image.new("RGB", (SHEET_COLUMNS * (width + 2) + 2, rows * (height + 2) + 2), "white")
     for index, frame in enumerate(frames):
         place = (2 + index % SHEET_COLUMNS * (width + 2), 2 + index // SHEET_COLUMNS * (height + 2))
-        picture.paste(frame.resize((width, height), Image.Resampling.BICUBIC), place)
+        image.paste(frame.resize((width, height), Image.Resampling.BICUBIC), place)
     with comfy_server.atomic_path(sheet) as part:
-        picture.save(part, "PNG")
+        image.save(part, "PNG")
     return len(frames)
 
 

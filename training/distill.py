@@ -51,7 +51,7 @@ def checkpoint_of(out: Path) -> Path:
 
 
 def folder_of(out: Path) -> Path:
-    """Where curves and pictures go: the run's folder, or one beside the checkpoint's file with its name."""
+    """Where curves and images go: the run's folder, or one beside the checkpoint's file with its name."""
     return out.with_suffix("") if out.suffix == ".pt" else out
 
 

@@ -32,7 +32,7 @@ from .evaluation.measures import MEASURES, Measure, with_judges
 from .evaluation.models import file_hash, load_model
 from .evaluation.prompts import Prompt, of_corpus, read_prompts
 from .evaluation.sampling import Row, parse_cells
-from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, Source, digest_of_prompts
+from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, RowSource, digest_of_prompts
 from .evaluation.workers import Setup, Workers, open_workers
 
 TEACHER = Path("models/videolcm-mini-teacher.safetensors")
@@ -66,10 +66,10 @@ class Evaluation:
         """Of all files that a network's numbers depend on."""
         return tuple(_hash(f) for f in (path, *self.parts(path), *(self.encoders or ())))
 
-    def source(self, row: Row) -> Source:
+    def source(self, row: Row) -> RowSource:
         """The clips of a cell."""
         path = self.networks[row.model]
-        return Source(
+        return RowSource(
             kind="cell",
             row=row,
             weights=path,
@@ -81,7 +81,7 @@ class Evaluation:
             data=self.data,
         )
 
-    def take(self, source: Source, autoencoder: str) -> None:
+    def take(self, source: RowSource, autoencoder: str) -> None:
         """Make, measure and note a source."""
         self.workers.run(source, self.names)
         # Real clips are the reference: they have no distance to it.
@@ -104,7 +104,7 @@ class Evaluation:
         known: dict[str, str] = {}
         if not self.real:
             return known
-        real = Source(kind="real", clips=self.reference_clips, data=self.data)
+        real = RowSource(kind="real", clips=self.reference_clips, data=self.data)
         self.workers.run(real, self.names)
         plain = {"": results.Reference(self.workers, real, self.names)}
         self.take(real, "")
@@ -115,7 +115,7 @@ class Evaluation:
             known[model] = mark
             if mark in self.references:
                 continue
-            again = Source(
+            again = RowSource(
                 kind="autoencoded",
                 weights=path,
                 parts=self.parts(path),

@@ -23,7 +23,7 @@ Missing = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class ClipFile:
     """A file with its caption; ``name`` is relative to the folder, with "/"."""
 
     name: str
@@ -44,7 +44,7 @@ class ClipFolder:
     """
 
     folder: Path
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipFile, ...]
     sampling: FrameSampling
     left_out: SkipReport
     notes: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class ClipFolder:
             left_out.add(name, reason)
         report.unread |= {n: reason for n, reason in unusable.items() if _kind(n) is None}
         clips = tuple(
-            Clip(name=name, kind=kind, caption=captions[name])
+            ClipFile(name=name, kind=kind, caption=captions[name])
             for name in names
             if name in captions and (kind := _kind(name)) is not None
         )
@@ -100,7 +100,7 @@ class ClipFolder:
         return self.clips[index].name
 
     def kind(self, index: int) -> Kind:
-        """Clip or image."""
+        """ClipFile or image."""
         return self.clips[index].kind
 
     def caption(self, index: int) -> str:

@@ -143,13 +143,13 @@ def _row(path: Path, key: str, parts: dict[str, tarfile.TarInfo], end: int) -> t
     found = first_caption((e, partial(_caption, path, parts[e], e)) for e in ENDINGS if e in parts)
     if not found.caption:
         return f"no caption: {found.problem or ' '.join(parts)}", None
-    picture, words = parts[media[0]], parts[found.place]
+    image, words = parts[media[0]], parts[found.place]
     kind = media[0] in IMAGES
     return "", (
         key.encode(),
         kind,
-        picture.offset_data,
-        picture.size,
+        image.offset_data,
+        image.size,
         words.offset_data,
         words.size,
         found.place.encode(),

@@ -170,7 +170,7 @@ def _vae_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = re.sub(r"\.mid\.block_(\d)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", name)
         name = re.sub(r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets.", name)
         name = re.sub(r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0.", name)
-        # The original counts its levels going up from the largest picture, diffusers from the smallest.
+        # The original counts its levels going up from the largest image, diffusers from the smallest.
         name = re.sub(r"\.up\.(\d+)\.block\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.resnets.", name)
         name = re.sub(r"\.up\.(\d+)\.upsample\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.", name)
         if match := re.match(r"(encoder|decoder)\.mid\.attn_1\.(\w+)\.(\w+)$", name):
@@ -218,7 +218,7 @@ def _text_of(path: Path) -> nn.Module:
 
 
 def _openclip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenCLIP's names of the text tower to transformers'; queries, keys and values apart. Pictures are left out."""
+    """OpenCLIP's names of the text tower to transformers'; queries, keys and values apart. Images are left out."""
     whole = {
         "token_embedding.weight": "embeddings.token_embedding.weight",
         "positional_embedding": "embeddings.position_embedding.weight",

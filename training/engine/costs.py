@@ -50,7 +50,7 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkCosts:
     """Numbers of one network, for one clip.
 
     Attributes:
@@ -102,7 +102,7 @@ def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[
         hook.remove()
 
 
-def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -> Network:
+def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -> NetworkCosts:
     """Count a network's parameters, FLOPs and activations for one clip.
 
     Args:
@@ -122,7 +122,7 @@ def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -
     inside = {k: sum(v.values()) for k, v in buckets.items()}
     merged = {k: v for bucket in buckets.values() for k, v in bucket.items()}
     projections = [m for n, m in network.named_modules() if isinstance(m, nn.Linear) and "transformer_blocks" in n]
-    return Network(
+    return NetworkCosts(
         parameters=sum(p.numel() for p in network.parameters()),
         lora_per_rank=sum(m.in_features + m.out_features for m in projections),
         forward_flops=float(counter.get_total_flops()),
@@ -131,7 +131,7 @@ def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -
     )
 
 
-def memory(network: Network, layout: Layout, clips: int) -> dict[str, float]:
+def memory(network: NetworkCosts, layout: Layout, clips: int) -> dict[str, float]:
     """GiB on one GPU by part.
 
     Args:
@@ -157,7 +157,7 @@ def memory(network: Network, layout: Layout, clips: int) -> dict[str, float]:
     return {k: v / GIB for k, v in parts.items()}
 
 
-def step_flops(network: Network, layout: Layout, clips: int) -> float:
+def step_flops(network: NetworkCosts, layout: Layout, clips: int) -> float:
     """FLOPs of a step of ``clips`` clips; checkpointing computes the student's forward pass twice."""
     return network.forward_flops * clips * (STEP_FORWARDS + (1.0 if layout.checkpointing else 0.0))
 

@@ -24,13 +24,13 @@ IDENTITY: Final = "run_identity.json"
 
 
 class Tracker(Protocol):
-    """Takes named numbers and pictures."""
+    """Takes named numbers and images."""
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of a step."""
 
-    def picture(self, step: int, name: str, pixels: Tensor) -> None:
-        """Write a picture, uint8 ``[H, W, 3]``."""
+    def image(self, step: int, name: str, pixels: Tensor) -> None:
+        """Write an image, uint8 ``[H, W, 3]``."""
 
     def close(self) -> None:
         """Write out what is waiting."""
@@ -39,17 +39,17 @@ class Tracker(Protocol):
 class _Accelerates:
     """One of accelerate's trackers as a `Tracker`."""
 
-    def __init__(self, tracker: GeneralTracker, **picture_options: Any) -> None:
-        self.tracker, self.picture_options = tracker, picture_options
+    def __init__(self, tracker: GeneralTracker, **image_options: Any) -> None:
+        self.tracker, self.image_options = tracker, image_options
         tracker.start()
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers of a step."""
         self.tracker.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, pixels: Tensor) -> None:
-        """Write a picture, uint8 ``[H, W, 3]``."""
-        self.tracker.log_images({name: pixels.numpy()[None]}, step=step, **self.picture_options)
+    def image(self, step: int, name: str, pixels: Tensor) -> None:
+        """Write an image, uint8 ``[H, W, 3]``."""
+        self.tracker.log_images({name: pixels.numpy()[None]}, step=step, **self.image_options)
 
     def close(self) -> None:
         """Write out what is waiting."""

@@ -91,10 +91,10 @@ class Validation:
             columns |= {f"{n} step{'s' if n > 1 else ''}": self.student_clips(state, n) for n in self.steps}
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(columns, self.scenes.prompts)
-        save_picture(sheet, self.folder / f"step_{made:06d}.png")
+        save_image(sheet, self.folder / f"step_{made:06d}.png")
         save_moving(columns, self.folder / f"step_{made:06d}.webp", self.fps)
         if tracker is not None:
-            tracker.picture(made, "samples", torch.from_numpy(sheet))
+            tracker.image(made, "samples", torch.from_numpy(sheet))
 
     @torch.no_grad()
     def student_clips(self, state: Mapping[str, Tensor], steps: int) -> Tensor:
@@ -146,7 +146,7 @@ def decoder(autoencoder: nn.Module | None, device: torch.device) -> Decode | Non
 
 
 def contact_sheet(columns: Mapping[str, Tensor], prompts: Sequence[str], frames: int = 3) -> np.ndarray:
-    """A picture: a row of each prompt, in it some frames of every kind of clip.
+    """An image: a row of each prompt, in it some frames of every kind of clip.
 
     Args:
         columns: uint8 ``[N, F, H, W, 3]`` by name.
@@ -176,7 +176,7 @@ def contact_sheet(columns: Mapping[str, Tensor], prompts: Sequence[str], frames:
     return np.array(sheet)
 
 
-def save_picture(pixels: np.ndarray, path: Path) -> None:
+def save_image(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG."""
     from PIL import Image
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..metrics.clipsim import load_clip, similarity
 from ..metrics.i3d import clip_features, load_any_i3d
-from ..metrics.inception import load_inception, picture_features
+from ..metrics.inception import image_features, load_inception
 from ..metrics.lpips import load_lpips, lpips
 from ..metrics.raft import load_raft
 from ..metrics.temporal import flicker, warping_error
@@ -76,7 +76,7 @@ def picked_frames(videos: Tensor, count: int) -> Tensor:
 
 def _inception(model: Any, chunk: Chunk) -> Tensor:
     frames = picked_frames(chunk.videos, FRAMES_FOR_FID)
-    return picture_features(model, frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).half()
+    return image_features(model, frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).half()
 
 
 def _diversity(model: Any, chunk: Chunk) -> Tensor:

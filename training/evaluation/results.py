@@ -10,7 +10,7 @@ from torch import Tensor
 from ..metrics.control import mean_interval
 from ..metrics.frechet import FrechetReference
 from .measures import Measure
-from .sources import Source
+from .sources import RowSource
 from .workers import Workers
 
 Value = list[float]
@@ -22,7 +22,7 @@ FRECHET = ("fvd", "fvd-bfloat16", "fid")
 class Reference:
     """Features of real clips, or of real clips after an autoencoder."""
 
-    def __init__(self, workers: Workers, source: Source, names: list[str]) -> None:
+    def __init__(self, workers: Workers, source: RowSource, names: list[str]) -> None:
         self.sets = {n: FrechetReference(flat(workers.rows(source, n))) for n in names if n in FRECHET}
 
 
@@ -73,7 +73,7 @@ def mean_values(rows: Tensor, name: str, measure: Measure) -> dict[str, Value]:
 
 
 def measure_row(
-    workers: Workers, source: Source, names: list[str], references: dict[str, Reference]
+    workers: Workers, source: RowSource, names: list[str], references: dict[str, Reference]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything the table says of a source, and the bootstrap's distances.
 

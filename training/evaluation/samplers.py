@@ -15,7 +15,7 @@ from videolcm_core.diffusion.samplers import StepNoise, sample_lcm
 from videolcm_core.diffusion.schedule import Schedule, ddim_timesteps, lcm_timesteps
 from videolcm_core.diffusion.solvers import ddim_step
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Tensor], Tensor]
 """``network(x [B, C, F, h, w], t [B]) -> prediction``, guidance included."""
 
 
@@ -36,7 +36,7 @@ class Settings:
     timestep_scaling: float = 10.0
 
 
-Sampler = Callable[[Network, Tensor, int, Settings, StepNoise], Tensor]
+Sampler = Callable[[Predict, Tensor, int, Settings, StepNoise], Tensor]
 """``sampler(network, noise, steps, settings, step_noise) -> latents``."""
 
 
@@ -61,7 +61,7 @@ def trailing_timesteps(steps: int, num_timesteps: int = 1000) -> Tensor:
 
 
 def ddim(
-    network: Network,
+    network: Predict,
     noise: Tensor,
     steps: int,
     settings: Settings,
@@ -92,7 +92,7 @@ def ddim(
     return x
 
 
-def dpm_solver(network: Network, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
+def dpm_solver(network: Predict, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
     """DPM-Solver++ (2M) of diffusers on the trailing grid, which starts at pure noise; arguments as `ddim`."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -115,7 +115,7 @@ def dpm_solver(network: Network, noise: Tensor, steps: int, settings: Settings, 
     return x
 
 
-def lcm(network: Network, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
+def lcm(network: Predict, noise: Tensor, steps: int, settings: Settings, step_noise: StepNoise) -> Tensor:
     """Multistep consistency sampling; arguments as `ddim`, ``step_noise`` is used."""
     timesteps = lcm_timesteps(steps, settings.original_steps, num_timesteps=settings.schedule.num_timesteps)
     return sample_lcm(

@@ -23,7 +23,7 @@ REAL, AUTOENCODED = "real", "real, autoencoded"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class RowSource:
     """Where a row's clips come from; everything that they depend on.
 
     Attributes:

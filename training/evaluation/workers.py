@@ -23,7 +23,7 @@ from .measures import Chunk, Measure, with_judges
 from .models import Sampled, file_hash, load_model
 from .prompts import Prompt, in_turn
 from .sampling import Stopwatch, reconstruct, sample_videos
-from .sources import HeldOut, Source
+from .sources import HeldOut, RowSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Workshop:
         torch.set_num_threads(setup.threads)
         self.setup = setup
         self.measures, self._held_out = measures_of(setup), held_out_of(setup)
-        self._models: dict[Source, Sampled] = {}
+        self._models: dict[RowSource, Sampled] = {}
         self._judges: dict[str, Any] = {}
 
     @property
@@ -68,7 +68,7 @@ class Workshop:
             raise ValueError("real clips are asked for and there is no corpus; give --corpus DIR.")
         return self._held_out
 
-    def model(self, source: Source) -> Sampled:
+    def model(self, source: RowSource) -> Sampled:
         """The network of a source."""
         key = replace(source, kind="cell", clips=0, data="", label="", row=None, given=())
         if key not in self._models:
@@ -84,7 +84,7 @@ class Workshop:
             self._judges[name] = judge.to(self.setup.device) if measure.on_device else judge
         return self._judges.get(name)
 
-    def videos(self, source: Source, chunk: range) -> Tensor:
+    def videos(self, source: RowSource, chunk: range) -> Tensor:
         """Clips of a chunk, made when they are not on disk; uint8 ``[n, F, H, W, 3]``."""
         if source.kind == "real":
             return self.held_out.videos(chunk)
@@ -99,7 +99,7 @@ class Workshop:
         """What the clips of a chunk are asked to show."""
         return in_turn(self.setup.prompts, chunk.stop)[chunk.start :]
 
-    def _make(self, source: Source, chunk: range, watch: Stopwatch) -> Tensor:
+    def _make(self, source: RowSource, chunk: range, watch: Stopwatch) -> Tensor:
         model = self.model(source)
         if source.kind == "autoencoded":
             return reconstruct(model, self.held_out.videos(chunk))
@@ -115,7 +115,7 @@ class Workshop:
 
         return sample_videos(model, source.row, prompts, chunk, encode, watch)
 
-    def measure(self, source: Source, chunk: range, name: str) -> None:
+    def measure(self, source: RowSource, chunk: range, name: str) -> None:
         """The numbers of one measure of a chunk, on disk afterwards."""
         path = chunk_path(source.folder(self.setup.out), measure_key(name, self.measures[name], self.setup), chunk)
         if load_tensors(path) is not None:
@@ -126,7 +126,7 @@ class Workshop:
         rows = self.measures[name].rows(self.judge(name), Chunk(videos=videos, prompts=prompts, partners=partners))
         save_atomically({"value": rows}, path)
 
-    def _partners(self, source: Source, chunk: range) -> Tensor | None:
+    def _partners(self, source: RowSource, chunk: range) -> Tensor | None:
         """Clips of the same prompts from the next seeds; each clip is in one pair."""
         period = len(self.setup.prompts)
         other = range(chunk.start + period, chunk.stop + period)
@@ -184,7 +184,7 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _work(source: Source, chunk: range, names: tuple[str, ...]) -> int:
+def _work(source: RowSource, chunk: range, names: tuple[str, ...]) -> int:
     assert _workshop is not None
     if not names:
         _workshop.videos(source, chunk)
@@ -202,7 +202,7 @@ class Workers:
     def _key(self, name: str) -> str:
         return measure_key(name, self.measures[name], self.setup)
 
-    def run(self, source: Source, names: Sequence[str]) -> None:
+    def run(self, source: RowSource, names: Sequence[str]) -> None:
         """Make and measure every chunk of a source that is not on disk yet."""
         # A pair's second clip may be another worker's: it must be there before pairs are measured.
         together = tuple(n for n in names if not self.measures[n].pairs)
@@ -210,7 +210,7 @@ class Workers:
         if pairs := tuple(n for n in names if self.measures[n].pairs):
             self._pass(source, pairs)
 
-    def _pass(self, source: Source, names: tuple[str, ...]) -> None:
+    def _pass(self, source: RowSource, names: tuple[str, ...]) -> None:
         folder = source.folder(self.setup.out)
         folder.mkdir(parents=True, exist_ok=True)
         keys = [self._key(n) for n in names] + (["clips"] if source.kind != "real" else [])
@@ -223,7 +223,7 @@ class Workers:
             for count in self._finished(source, waiting, names):
                 bar.update(count)
 
-    def _finished(self, source: Source, chunks: list[range], names: tuple[str, ...]) -> Iterator[int]:
+    def _finished(self, source: RowSource, chunks: list[range], names: tuple[str, ...]) -> Iterator[int]:
         if self.pool is None:
             for chunk in chunks:
                 yield _work(source, chunk, names)
@@ -236,12 +236,12 @@ class Workers:
             for future in futures:
                 future.cancel()
 
-    def rows(self, source: Source, name: str) -> Tensor:
+    def rows(self, source: RowSource, name: str) -> Tensor:
         """Numbers of all clips of a source, ``[clips, ...]``."""
         key, folder = self._key(name), source.folder(self.setup.out)
         return torch.cat([torch.load(chunk_path(folder, key, c), weights_only=True)["value"] for c in source.chunks])
 
-    def clips(self, source: Source, count: int) -> Tensor:
+    def clips(self, source: RowSource, count: int) -> Tensor:
         """The first clips of a source, uint8 ``[count, F, H, W, 3]``."""
         folder = source.folder(self.setup.out)
         chunks = [c for c in source.chunks if c.start < count]
@@ -252,7 +252,7 @@ class Workers:
         found = [torch.load(chunk_path(folder, "clips", c), weights_only=True)["value"] for c in chunks]
         return torch.cat(found)[:count]
 
-    def seconds(self, source: Source) -> dict[str, float]:
+    def seconds(self, source: RowSource) -> dict[str, float]:
         """Median seconds a clip of each stage, as sampled here (``CHUNK`` clips at once)."""
         if source.kind != "cell":
             return {}

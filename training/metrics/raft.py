@@ -38,7 +38,7 @@ class _Residual(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """A picture to 256 channels at an eighth of its size."""
+    """An image to 256 channels at an eighth of its size."""
 
     def __init__(self, norm: Norm) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Raft(nn.Module):
         self.update_block = _Update()
 
     def forward(self, first: Tensor, second: Tensor, iterations: int = 12) -> Tensor:
-        """Where each pixel of the first picture is in the second.
+        """Where each pixel of the first image is in the second.
 
         Args:
             first: ``[N, 3, H, W]`` in [0, 1], sides multiples of 8, at least 128.
@@ -211,12 +211,12 @@ def load_raft(path: Path) -> Raft:
 
 @torch.no_grad()
 def flow(model: Raft, first: Tensor, second: Tensor, iterations: int = 12, batch: int = 16) -> Tensor:
-    """Optical flow of pairs of pictures; those with a side below 128 pixels are enlarged to 128 first.
+    """Optical flow of pairs of images; those with a side below 128 pixels are enlarged to 128 first.
 
     Args:
         model: from `load_raft`.
         first: ``[N, 3, H, W]`` in [0, 1].
-        second: the same shape, the later pictures.
+        second: the same shape, the later images.
         iterations: corrections; 12 is the paper's choice for quick use.
         batch: pairs at a time.
 
@@ -224,11 +224,11 @@ def flow(model: Raft, first: Tensor, second: Tensor, iterations: int = 12, batch
         ``[N, 2, H, W]``: how far each pixel of ``first`` moves to the right and down, in pixels of the given size.
 
     Raises:
-        ValueError: the shapes differ or are not those of pictures.
+        ValueError: the shapes differ or are not those of images.
     """
     if first.shape != second.shape or first.ndim != 4 or first.shape[1] != 3:
         raise ValueError(
-            f"pictures have shapes {tuple(first.shape)} and {tuple(second.shape)}; needed: [N, 3, H, W] twice."
+            f"images have shapes {tuple(first.shape)} and {tuple(second.shape)}; needed: [N, 3, H, W] twice."
         )
     height, width = first.shape[2:]
     parts = []

@@ -47,7 +47,7 @@ def occluded(forward: Tensor, backward: Tensor) -> Tensor:
         backward: from second to first.
 
     Returns:
-        bool ``[N, H, W]``; pixels that leave the picture are occluded.
+        bool ``[N, H, W]``; pixels that leave the image are occluded.
     """
     back = backward_warp(backward, forward)
     size = forward.square().sum(1) + back.square().sum(1)

@@ -54,7 +54,7 @@ def is_torchscript(path: Path) -> bool:
 def enlarged(frames: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
     """Frames whose shorter side is at least ``smallest`` and whose sides are multiples of 8 (bilinear).
 
-    Both networks look at eighths and less of a picture: at 64 pixels nothing would be left of it.
+    Both networks look at eighths and less of an image: at 64 pixels nothing would be left of it.
 
     Args:
         frames: ``[N, C, H, W]``.

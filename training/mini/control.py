@@ -72,7 +72,7 @@ def batches(count: int, batch: int, name: str) -> Iterator[range]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes:
+class ControlScenes:
     """Held-out clips, their true layers and captions."""
 
     clips: conditions.ConditionClips
@@ -90,7 +90,7 @@ class Scenes:
         return self.clips.rgb.permute(0, 2, 3, 4, 1)
 
 
-def load_scenes(corpus: Path, count: int) -> Scenes:
+def load_scenes(corpus: Path, count: int) -> ControlScenes:
     """``count`` held-out clips, as many of each combination as possible."""
     combinations, opened = world.held_out(), Corpus.open(corpus)
     every = conditions.load_conditions(opened, opened.held_out)
@@ -98,11 +98,11 @@ def load_scenes(corpus: Path, count: int) -> Scenes:
     rows = [i * per + j for j in range(each[0] + bool(each[1])) for i in range(len(combinations))][:count]
     chosen = conditions.ConditionClips(**{name: value[rows] for name, value in vars(every).items()})
     digest = digest_of({"shards": opened.digests(opened.held_out), "rows": rows})
-    return Scenes(clips=chosen, combinations=[combinations[row // per] for row in rows], digest=digest)
+    return ControlScenes(clips=chosen, combinations=[combinations[row // per] for row in rows], digest=digest)
 
 
 @torch.no_grad()
-def generate(model: Sampled, row: Row, scenes: Scenes, given: tuple[str, ...], batch: int = 16) -> Tensor:
+def generate(model: Sampled, row: Row, scenes: ControlScenes, given: tuple[str, ...], batch: int = 16) -> Tensor:
     """Videos of a row, one per scene; clip i starts from the noise of seed i.
 
     Args:
@@ -240,7 +240,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class Evaluation:
+class ControlEvaluation:
     """Rows of one run; clips and results are kept in ``options.out``."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -259,7 +259,7 @@ class Evaluation:
         self.clips: dict[tuple[str, str], Tensor] = {}
         self.results: dict[str, dict[str, dict[str, list[float]]]] = {}
 
-    def made(self, row: Row | None, given: tuple[str, ...], scenes: Scenes) -> tuple[dict[str, Any], Tensor]:
+    def made(self, row: Row | None, given: tuple[str, ...], scenes: ControlScenes) -> tuple[dict[str, Any], Tensor]:
         """Clips of a row (None is the real ones through the autoencoder), and all that they depend on."""
         which = "student" if row is None else row.model
         inputs = {
@@ -321,9 +321,9 @@ class Evaluation:
             self.measure(setting, row.name, row, given)
 
     def sheet(self, setting: str) -> None:
-        """A picture of a few scenes: what was given, the real clip, and some rows."""
+        """An image of a few scenes: what was given, the real clip, and some rows."""
         out, key = self.options.out, setting.replace(" ", "-")
-        shown = {"real clip": self.scenes.videos} | pictures.condition_pictures(self.scenes.truth, SETTINGS[setting])
+        shown = {"real clip": self.scenes.videos} | pictures.condition_images(self.scenes.truth, SETTINGS[setting])
         for name in self.results[setting]:
             if name.split("@")[0] in ("student", "teacher") and name != TEXT_ONLY:
                 shown[name] = self.clips[setting, name]
@@ -341,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    evaluation = Evaluation(options)
+    evaluation = ControlEvaluation(options)
     for setting in options.settings:
         evaluation.run(setting)
         evaluation.sheet(setting)

@@ -24,7 +24,7 @@ from . import family as mini
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class FamilyRecipe:
     """Steps of each stage; batch sizes and learning rates are the defaults of the stages' commands.
 
     The teacher is trained in two legs: ``teacher_steps``, of which ``image_steps`` on single frames, then
@@ -46,10 +46,10 @@ class Recipe:
     w: float = 2.0
 
 
-def scaled(recipe: Recipe, scale: float) -> Recipe:
+def scaled(recipe: FamilyRecipe, scale: float) -> FamilyRecipe:
     """The recipe with every count multiplied by ``scale``, at least one of each."""
     values = {k: v if k == "w" else max(1, round(v * scale)) for k, v in vars(recipe).items()}
-    return Recipe(**values)
+    return FamilyRecipe(**values)
 
 
 def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], list[float]]:
@@ -62,7 +62,7 @@ def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], li
     return mini.latent_rgb(latents, pixels)
 
 
-def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
+def export_family(runs: Path, models: Path, recipe: FamilyRecipe) -> None:
     """Write teacher and student as all-in-one files."""
     autoencoder = mini.load_autoencoder(runs / "decoder.pt")
     factors, bias = preview_colors(runs, runs / "autoencoder.pt")
@@ -76,7 +76,7 @@ def export_family(runs: Path, models: Path, recipe: Recipe) -> None:
     mini.export(models / "videolcm-mini.safetensors", student, teacher.text, autoencoder, "lcm", w=recipe.w, **colors)
 
 
-def make_compositional(runs: Path, models: Path, recipe: Recipe) -> None:
+def make_compositional(runs: Path, models: Path, recipe: FamilyRecipe) -> None:
     """The depth estimator, and the compositional teacher and student, from the text-only teacher's file."""
     start, data = models / "videolcm-mini-teacher.safetensors", ["--corpus", str(runs / "corpus")]
     common = [*data, "--start", str(start)]
@@ -94,7 +94,7 @@ def make_compositional(runs: Path, models: Path, recipe: Recipe) -> None:
     export_compositional(runs, models, start, recipe)
 
 
-def export_compositional(runs: Path, models: Path, start: Path, recipe: Recipe) -> None:
+def export_compositional(runs: Path, models: Path, start: Path, recipe: FamilyRecipe) -> None:
     """Write the compositional teacher and student as all-in-one files; autoencoder and colours are the start's."""
     with safe_open(start, "pt") as file:
         known = file.metadata()
@@ -109,7 +109,7 @@ def export_compositional(runs: Path, models: Path, start: Path, recipe: Recipe) 
     mini.export(name, student, teacher.text, autoencoder, "lcm", w=recipe.w, **extra)
 
 
-def make_autoencoder(runs: Path, recipe: Recipe, lpips: Path) -> None:
+def make_autoencoder(runs: Path, recipe: FamilyRecipe, lpips: Path) -> None:
     """The autoencoder, then its decoder once more with a perceptual and an adversarial loss."""
     corpus_of = ["--corpus", str(runs / "corpus")]
     steps = ["--steps", str(recipe.autoencoder_steps), "--light-fraction", "1"]
@@ -119,7 +119,7 @@ def make_autoencoder(runs: Path, recipe: Recipe, lpips: Path) -> None:
     sharpen_decoder.main([*corpus_of, *start, "--out", str(runs / "decoder.pt"), *steps])
 
 
-def make_text(runs: Path, recipe: Recipe) -> None:
+def make_text(runs: Path, recipe: FamilyRecipe) -> None:
     """The teacher in two legs, and its student."""
     data = ["--corpus", str(runs / "corpus"), "--autoencoder", str(runs / "autoencoder.pt")]
     first, second = str(runs / "teacher_first.pt"), str(runs / "teacher.pt")
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{options.lpips} is missing, the weights that the decoder is sharpened with: get them with "
             "scripts/fetch_metrics.sh, or name another place with --lpips."
         )
-    recipe, runs = scaled(Recipe(), options.scale), options.runs
+    recipe, runs = scaled(FamilyRecipe(), options.scale), options.runs
     clips = ["--clips", str(recipe.clips), "--held-out-clips", str(recipe.held_out_clips)]
     corpus.main(["--furniture", str(options.furniture), "--out", str(runs / "corpus"), *clips])
     make_autoencoder(runs, recipe, options.lpips)

@@ -1,4 +1,4 @@
-"""Contact sheets and animated pictures of clips."""
+"""Contact sheets and animated images of clips."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def animation(clips: list[Tensor], path: Path, zoom: int = 2, fps: int = world.F
 
 
 def compress(source: Path, target: Path) -> None:
-    """A picture as JPEG."""
+    """An image as JPEG."""
     from PIL import Image
 
     Image.open(source).convert("RGB").save(target, quality=88)
 
 
-def condition_pictures(clips: conditions.Clips, names: tuple[str, ...]) -> dict[str, Tensor]:
+def condition_images(clips: conditions.Clips, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Conditions as videos to look at, uint8 ``[N, F, H, W, 3]`` by name."""
     shown = {}
     for name in names:
@@ -62,7 +62,7 @@ def comparison_sheet(
     Args:
         videos: uint8 ``[N, F, H, W, 3]`` by name.
         combinations: the scenes' captions.
-        path: the picture.
+        path: the image.
         scenes: how many, spread over N so that objects vary; two are side by side.
         columns: frames of each.
         zoom: enlargement.

@@ -2,7 +2,7 @@
 
 Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``; another
 section where the folder is written ``SECTION=DIR``) and between ``<!-- control -->`` and ``<!-- /control -->``
-(obedience, ``training.mini.control``); writes plots and pictures of ``docs/``. Any of them may be left out.
+(obedience, ``training.mini.control``); writes plots and images of ``docs/``. Any of them may be left out.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
     Args:
         evaluation: folder that ``training.evaluate`` wrote.
         root: the repository.
-        section: name of the markers; pictures of sections other than "results" begin with it.
+        section: name of the markers; images of sections other than "results" begin with it.
     """
     document = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
     docs = root / "docs"
@@ -101,13 +101,13 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
         replace_section(card, section, text)
 
 
-def _without_twin(picture: Path) -> Path:
-    """The picture, or the one beside it with the same content, which is kept in its place."""
-    for other in sorted(picture.parent.glob(f"*{picture.suffix}")):
-        if other != picture and other.read_bytes() == picture.read_bytes():
-            picture.unlink()
+def _without_twin(image: Path) -> Path:
+    """The image, or the one beside it with the same content, which is kept in its place."""
+    for other in sorted(image.parent.glob(f"*{image.suffix}")):
+        if other != image and other.read_bytes() == image.read_bytes():
+            image.unlink()
             return other
-    return picture
+    return image
 
 
 def _pictured(row: Mapping[str, Any], section: str) -> bool:
@@ -118,7 +118,7 @@ def _pictured(row: Mapping[str, Any], section: str) -> bool:
 
 
 def write_hero(evaluation: Path, root: Path, name: str = "student@4") -> None:
-    """The moving picture at the top of README: eight four-step clips."""
+    """The moving image at the top of README: eight four-step clips."""
     row = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["rows"][name]
     chunks = sorted((evaluation / "cells" / row["cache"]).glob("clips_*.pt"))
     clips = torch.cat([torch.load(chunk, weights_only=True)["value"] for chunk in chunks[: max(_HERO) // CHUNK + 1]])
@@ -127,7 +127,7 @@ def write_hero(evaluation: Path, root: Path, name: str = "student@4") -> None:
 
 
 def write_control(folders: list[Path], root: Path) -> None:
-    """The obedience tables, what they say about the aims, contact sheets and moving pictures."""
+    """The obedience tables, what they say about the aims, contact sheets and moving images."""
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     sheets: list[str] = []
     docs = root / "docs"

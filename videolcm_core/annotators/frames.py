@@ -15,7 +15,7 @@ OnFrames = Callable[[int], None]
 """Called after each chunk with the number of frames that are done; may raise to stop."""
 
 Network = Callable[[Tensor], Tensor]
-"""A network on pictures ``[N, 3, H, W]`` in [0, 1]."""
+"""A network on images ``[N, 3, H, W]`` in [0, 1]."""
 
 
 def in_chunks(
@@ -48,7 +48,7 @@ def _chunks(frames: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def with_sizes_of(multiple: int, network: Network, side: int | None = None) -> Network:
-    """A network that takes any size, though it knows only some: pictures are stretched and the result is put back.
+    """A network that takes any size, though it knows only some: images are stretched and the result is put back.
 
     A size that fits goes through untouched.
 

@@ -13,7 +13,7 @@ from .prediction import to_eps, to_x_0
 from .schedule import Schedule, ddim_timesteps
 from .solvers import ddim_step
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Tensor], Tensor]
 """``model(x, t)`` with ``x`` ``[B, ...]`` and long ``t`` ``[B]``, returning the shape of ``x``."""
 
 StepNoise = Callable[[Tensor, int], Tensor]
@@ -30,7 +30,7 @@ class Callback(Protocol):
 
 @torch.no_grad()
 def sample_lcm(
-    model: Network,
+    model: Predict,
     noise: Tensor,
     timesteps: Tensor,
     schedule: Schedule,
@@ -78,13 +78,13 @@ def sample_lcm(
 
 @torch.no_grad()
 def sample_ddim(
-    model: Network,
+    model: Predict,
     noise: Tensor,
     num_steps: int,
     schedule: Schedule,
     prediction: str = "v",
     guidance_scale: float = 1.0,
-    uncond_model: Network | None = None,
+    uncond_model: Predict | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """The authors' deterministic DDIM loop of the teacher, with classifier-free guidance.

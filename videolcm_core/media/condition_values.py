@@ -1,7 +1,7 @@
-"""Values of the pixel conditions: what the network takes, and the pictures that stand for them between nodes.
+"""Values of the pixel conditions: what the network takes, and the images that stand for them between nodes.
 
 The network's ranges are the authors' (``inference_videolcm_vcomposer_entrance.py``, lines 149-154 and 414-430).
-Pictures are ``[F, H, W, 3]``, in [0, 1] so that they can be previewed, saved and made by other preprocessors.
+Images are ``[F, H, W, 3]``, in [0, 1] so that they can be previewed, saved and made by other preprocessors.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 DEPTH_SCALE: Final = 2.0
-"""Network value of white in a depth picture: clamp(MiDaS / 20, 0, 10) of near things is about 2."""
+"""Network value of white in a depth image: clamp(MiDaS / 20, 0, 10) of near things is about 2."""
 DEPTH_MAX: Final = 10.0
 MOTION_RANGE: Final = 32.0
-"""Pixels of displacement from mid grey to white in a motion picture."""
+"""Pixels of displacement from mid grey to white in a motion image."""
 
 
 def depth_from_image(image: Tensor, depth_scale: float = DEPTH_SCALE) -> Tensor:
-    """Inverse depth of a grey picture, near bright.
+    """Inverse depth of a grey image, near bright.
 
     Args:
         image: ``[F, H, W, 3]``; values above 1 are kept, as an extractor may give them.
@@ -32,7 +32,7 @@ def depth_from_image(image: Tensor, depth_scale: float = DEPTH_SCALE) -> Tensor:
 
 
 def depth_to_image(depth: Tensor, depth_scale: float = DEPTH_SCALE) -> Tensor:
-    """The picture of inverse depth ``[F, 1, H, W]``: ``[F, H, W, 3]``."""
+    """The image of inverse depth ``[F, 1, H, W]``: ``[F, H, W, 3]``."""
     return (depth / depth_scale).movedim(1, -1).expand(-1, -1, -1, 3)
 
 
@@ -53,7 +53,7 @@ def luma(image: Tensor) -> Tensor:
 
 
 def motion_to_image(motion: Tensor) -> Tensor:
-    """The picture of displacements: red is x, green is y, mid grey is rest.
+    """The image of displacements: red is x, green is y, mid grey is rest.
 
     Args:
         motion: ``[F, 2, H, W]`` in pixels, x to the right and y down, of what is at a pixel since the frame before.
@@ -66,7 +66,7 @@ def motion_to_image(motion: Tensor) -> Tensor:
 
 
 def motion_from_image(image: Tensor) -> Tensor:
-    """Displacements of a picture from `motion_to_image`: ``[F, H, W, 3]`` to pixels ``[F, 2, H, W]``."""
+    """Displacements of an image from `motion_to_image`: ``[F, H, W, 3]`` to pixels ``[F, 2, H, W]``."""
     return (image[..., :2].movedim(-1, 1) - 0.5) * (2 * MOTION_RANGE)
 
 

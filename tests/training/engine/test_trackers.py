@@ -32,7 +32,7 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
     pixels = torch.arange(4 * 6 * 3, dtype=torch.uint8).reshape(4, 6, 3)
     for step in (1, 2):
         tracker.numbers(step, {"loss": 1.0 / step, "loss/t000": 0.5})
-    tracker.picture(2, "samples", pixels)
+    tracker.image(2, "samples", pixels)
     tracker.close()
     found = read(tmp_path / "run" / "events")
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
@@ -126,7 +126,7 @@ def test_a_resumed_run_is_the_same_run_on_the_server(tmp_path, monkeypatch):
     for start in (0, 2):
         tracker = open_tracker("wandb", tmp_path / "run" / "events", start, {"w": start})
         tracker.numbers(start + 1, {"loss": 1.0})
-        tracker.picture(start + 1, "samples", torch.zeros(4, 4, 3, dtype=torch.uint8))
+        tracker.image(start + 1, "samples", torch.zeros(4, 4, 3, dtype=torch.uint8))
         found.append(tracker.tracker.run.id)
         tracker.close()
     assert found == [run_identity(tmp_path / "run" / "events")] * 2

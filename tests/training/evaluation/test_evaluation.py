@@ -150,7 +150,7 @@ def test_one_command_writes_table_plot_and_protocol_and_resumes(corpus, tmp_path
 
 
 def test_two_processes_make_the_same_clips_as_one(corpus, tmp_path):
-    source = sources.Source(
+    source = sources.RowSource(
         kind="cell", row=sampling.Row(model="student", steps=1), weights=mini_file(), hashes=("a",), clips=10, data=""
     )
     asked = tuple(prompts.of_corpus(Corpus.open(corpus)))
@@ -224,10 +224,10 @@ def test_another_file_sampler_or_condition_is_another_cache(tmp_path):
     base = {"kind": "cell", "row": row, "hashes": ("a",), "clips": 8, "data": "d"}
     others = [{}, {"hashes": ("b",)}, {"given": ("depth",)}, {"data": "other"}]
     others.append({"row": sampling.Row(model="student", steps=4, cfg=2.0)})
-    folders = {sources.Source(**(base | other)).folder(tmp_path) for other in others}
+    folders = {sources.RowSource(**(base | other)).folder(tmp_path) for other in others}
     assert len(folders) == 5
-    more = sources.Source(**(base | {"clips": 12}))
-    assert sources.Source(**base).folder(tmp_path) == more.folder(tmp_path)
+    more = sources.RowSource(**(base | {"clips": 12}))
+    assert sources.RowSource(**base).folder(tmp_path) == more.folder(tmp_path)
     names = [workers.chunk_path(tmp_path, "clips", c).name for c in more.chunks]
     assert names == ["clips_000000-000008.pt", "clips_000008-000012.pt"]
 

@@ -66,7 +66,7 @@ def test_inception_takes_pictures_of_299_pixels_in_the_graphs_range(tmp_path):
     model = inception.load_inception(path, file_hash(path))
     pictures = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 64, 64, 3)
     torch.testing.assert_close(
-        inception.picture_features(model, pictures), torch.tensor([[-1.0, 299.0], [127 / 128, 299.0]])
+        inception.image_features(model, pictures), torch.tensor([[-1.0, 299.0], [127 / 128, 299.0]])
     )
 
 
@@ -90,10 +90,10 @@ def test_pytorch_fids_file_is_read_and_gives_the_features_of_the_other(tmp_path)
     torch.manual_seed(0)
     pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     scripted = inception.load_inception(path)
-    expected = inception.picture_features(scripted, pictures)
+    expected = inception.image_features(scripted, pictures)
     assert expected.shape == (2, 2048) and not torch.equal(expected[0], expected[1])
     torch.save(pytorch_fid_names(scripted.state_dict()), other)
-    found = inception.picture_features(inception.load_inception(other), pictures)
+    found = inception.image_features(inception.load_inception(other), pictures)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -145,14 +145,14 @@ def test_clipsim_of_a_user_supplied_clip(tmp_path):
     with torch.no_grad():
         ids = clipsim.tokenize(["a horse", "a bus on sand"])
         for i in range(2):
-            outputs = model(input_ids=ids[i : i + 1], pixel_values=clipsim.clip_pictures(clips[i]))
+            outputs = model(input_ids=ids[i : i + 1], pixel_values=clipsim.clip_images(clips[i]))
             expected = 100 * (outputs.image_embeds @ outputs.text_embeds.T).mean()
             assert float(found[i]) == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_pictures_are_prepared_as_clip_was_trained():
     frames = torch.full((1, 64, 96, 3), 255, dtype=torch.uint8)
-    ready = clipsim.clip_pictures(frames)
+    ready = clipsim.clip_images(frames)
     assert ready.shape == (1, 3, 224, 224)
     white = torch.tensor([(1 - m) / s for m, s in zip(clipsim._MEAN, clipsim._STD, strict=True)])
     torch.testing.assert_close(ready.amax((0, 2, 3)), white)

@@ -119,7 +119,7 @@ def scenes(estimator):
         silhouette=masks[:, None],
         **conditions.draw_sketches(videos),
     )
-    return evaluate_control.Scenes(clips=clips, combinations=[e.combination for e in examples], digest="")
+    return evaluate_control.ControlScenes(clips=clips, combinations=[e.combination for e in examples], digest="")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""MiDaS v3 DPT-Large (Ranftl et al., ICCV 2021): relative inverse depth of single pictures.
+"""MiDaS v3 DPT-Large (Ranftl et al., ICCV 2021): relative inverse depth of single images.
 
-A vision transformer whose tokens are read at four depths, laid out as pictures of four sizes and fused from coarse to
+A vision transformer whose tokens are read at four depths, laid out as images of four sizes and fused from coarse to
 fine. Key names are those of the authors' ``midas_v3_dpt_large.pth`` (their own, not the original release's).
 """
 
@@ -31,7 +31,7 @@ class MidasConfig:
         patch_size: Pixels of a token's side.
         grid: Tokens a side that the position embedding was trained with.
         mlp_dim: Width inside the transformer's feed-forward layers.
-        neck_dims: Channels of the four pictures, fine to coarse.
+        neck_dims: Channels of the four images, fine to coarse.
         fusion_dim: Channels while they are fused.
         head_dims: Channels inside the head.
     """
@@ -48,7 +48,7 @@ class MidasConfig:
 
     @property
     def multiple(self) -> int:
-        """Heights and widths that the network takes are multiples of this: the coarsest picture halves the tokens."""
+        """Heights and widths that the network takes are multiples of this: the coarsest image halves the tokens."""
         return 2 * self.patch_size
 
 
@@ -122,7 +122,7 @@ class _Residual(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Add a finer picture to the coarser one, then double the size."""
+    """Add a finer image to the coarser one, then double the size."""
 
     def __init__(self, dim: int, operations: Any, **kw: Any) -> None:
         super().__init__()
@@ -186,25 +186,25 @@ class Midas(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         first = self.cls_embedding.to(tokens).expand(len(tokens), -1, -1)
         x = torch.cat([first, tokens], dim=1) + self._positions(rows, columns).to(tokens)
-        pictures: list[Tensor] = []
+        images: list[Tensor] = []
         quarter = self.config.num_layers // 4
         for index, block in enumerate(self.blocks, 1):
             x = block(x)
-            if index % quarter == 0 and len(pictures) < 4:
-                pictures.append(self._picture(x, len(pictures) + 1, rows, columns))
-        fused = self.fusion4(pictures[3])
-        fused = self.fusion3(fused, pictures[2])
-        fused = self.fusion2(fused, pictures[1])
-        return self.head(self.fusion1(fused, pictures[0]))
+            if index % quarter == 0 and len(images) < 4:
+                images.append(self._image(x, len(images) + 1, rows, columns))
+        fused = self.fusion4(images[3])
+        fused = self.fusion3(fused, images[2])
+        fused = self.fusion2(fused, images[1])
+        return self.head(self.fusion1(fused, images[0]))
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """The position embedding, stretched from its square grid to this picture's: ``[1, 1 + rows * columns, D]``."""
+        """The position embedding, stretched from its square grid to this image's: ``[1, 1 + rows * columns, D]``."""
         first, rest = self.pos_embedding[:, :1], self.pos_embedding[:, 1:]
         grid = rest.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
         grid = F.interpolate(grid.float(), (rows, columns), mode="bilinear", align_corners=False)
         return torch.cat([first, grid.to(first.dtype).flatten(2).transpose(1, 2)], dim=1)
 
-    def _picture(self, x: Tensor, index: int, rows: int, columns: int) -> Tensor:
+    def _image(self, x: Tensor, index: int, rows: int, columns: int) -> Tensor:
         """Tokens ``[N, 1 + rows * columns, D]`` as features of level ``index``; the class token is told to each."""
         first, tokens = x[:, :1].expand(-1, x.shape[1] - 1, -1), x[:, 1:]
         read = getattr(self, f"fc{index}")(torch.cat([tokens, first], dim=-1))
@@ -212,7 +212,7 @@ class Midas(nn.Module):
 
 
 def _neck(index: int, config: MidasConfig, operations: Any, **kw: Any) -> nn.Sequential:
-    """Tokens laid out as a picture, to four times, twice, the same and half the size."""
+    """Tokens laid out as an image, to four times, twice, the same and half the size."""
     dim = config.neck_dims[index - 1]
     layers = [operations.Conv2d(config.dim, dim, 1, **kw)]
     if index in (1, 2):

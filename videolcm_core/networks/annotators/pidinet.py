@@ -173,7 +173,7 @@ class PiDiNet(nn.Module):
         self.classifier = operations.Conv2d(len(levels), 1, 1, **kw)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Edges of pictures.
+        """Edges of images.
 
         Args:
             pixels: ``[N, 3, H, W]`` in [0, 1], at least 8 pixels a side.
