@@ -1,4 +1,4 @@
-"""Put evaluations into README and card: ``python -m training.mini.report --evaluation [SECTION=]DIR --control DIR``.
+"""Put evaluations into docs and card: ``python -m training.mini.report --evaluation [SECTION=]DIR --control DIR``.
 
 Replaces what stands between ``<!-- results -->`` and ``<!-- /results -->`` (quality, of ``training.evaluate``; another
 section where the folder is written ``SECTION=DIR``) and between ``<!-- control -->`` and ``<!-- /control -->``
@@ -69,7 +69,7 @@ def quality_text(document: Mapping[str, Any], latency: bool = False) -> str:
 
 
 def write_quality(evaluation: Path, root: Path, section: str = "results") -> None:
-    """Table, ratios, protocol, plot and contact sheets of an evaluation, in a section of README and model card.
+    """Table, ratios, protocol, plot and contact sheets of an evaluation, in a section of docs/results.md and model card.
 
     Args:
         evaluation: folder that ``training.evaluate`` wrote.
@@ -86,16 +86,16 @@ def write_quality(evaluation: Path, root: Path, section: str = "results") -> Non
         if (evaluation / f"{measure}.svg").exists():
             target = docs / f"{prefix}{measure}.svg"
             shutil.copyfile(evaluation / f"{measure}.svg", target)
-            shown.append(f"![{tables.FRECHET[measure][0]} over steps](docs/{target.name})")
+            shown.append(f"![{tables.FRECHET[measure][0]} over steps]({target.name})")
     for name, row in document["rows"].items():
         sheet = evaluation / (name.replace(" ", "-").replace(",", "") + ".png")
         if sheet.exists() and _pictured(row, section):
             target = docs / (prefix + re.sub(r"[^a-z0-9]+", "_", name.lower()) + ".jpg")
             pictures.compress(sheet, target)
             kept = _without_twin(target) if prefix else target
-            shown.append(_folded(name, f"docs/{kept.name}"))
+            shown.append(_folded(name, kept.name))
     text = quality_text(document)
-    replace_section(root / "README.md", section, text + "\n\n" + "\n".join(shown))
+    replace_section(docs / "results.md", section, text + "\n\n" + "\n".join(shown))
     card = root / "models" / "README.md"
     if f"<!-- {section} -->" in card.read_text(encoding="utf-8"):
         replace_section(card, section, text)
@@ -139,10 +139,10 @@ def write_control(folders: list[Path], root: Path) -> None:
             key = setting.replace(" ", "-")
             target = docs / f"control_{key.replace('-', '_')}.jpg"
             pictures.compress(folder / f"sheet-{key}.png", target)
-            sheets.append(_folded(f"{setting}: given, real, student and teacher", f"docs/{target.name}"))
+            sheets.append(_folded(f"{setting}: given, real, student and teacher", target.name))
             shutil.copyfile(folder / f"moving-{key}.webp", target.with_suffix(".webp"))
     text = f"{evaluate_control.tables(results)}\n\n{obedience(results)}"
-    replace_section(root / "README.md", "control", text + "\n\n" + "\n".join(sheets))
+    replace_section(docs / "steering.md", "control", text + "\n\n" + "\n".join(sheets))
     replace_section(root / "models" / "README.md", "control", text)
 
 

@@ -47,21 +47,28 @@ def document(folder):
 def test_quality_is_put_into_both_files(tmp_path):
     evaluation, root = tmp_path / "evaluation", tmp_path / "root"
     (root / "models").mkdir(parents=True)
+    (root / "docs").mkdir()
     evaluation.mkdir()
     document(evaluation)
-    (root / "README.md").write_text("a\n<!-- guidance -->\nold\n<!-- /guidance -->\nb\n")
+    (root / "docs" / "results.md").write_text("a\n<!-- guidance -->\nold\n<!-- /guidance -->\nb\n")
     (root / "models" / "README.md").write_text("no such section\n")
     report.main(["--evaluation", f"guidance={evaluation}", "--root", str(root)])
-    text = (root / "README.md").read_text()
+    text = (root / "docs" / "results.md").read_text()
     assert "| student@4 | 4 | 120 ± 10 | - |" in text and "clips a cell: 512; seeds: 0 to 511" in text
     assert "| student@4 / teacher@4 cfg 3, FVD | 0.30 | 0.25 to 0.35 |" in text and "student@8 /" not in text
-    assert "docs/guidance_fvd.svg" in text and "docs/guidance_student_4.jpg" in text and "old" not in text
+    assert "(guidance_fvd.svg)" in text and "(guidance_student_4.jpg)" in text and "old" not in text
     # Real clips and the pictures of other networks are not repeated in further sections.
-    assert sorted(p.name for p in (root / "docs").iterdir()) == ["guidance_fvd.svg", "guidance_student_4.jpg"]
+    assert sorted(p.name for p in (root / "docs").iterdir()) == [
+        "guidance_fvd.svg",
+        "guidance_student_4.jpg",
+        "results.md",
+    ]
     assert (root / "models" / "README.md").read_text() == "no such section\n"
-    (root / "README.md").write_text("<!-- depth --><!-- /depth -->")
+    (root / "docs" / "results.md").write_text("<!-- depth --><!-- /depth -->")
     report.main(["--evaluation", f"depth={evaluation}", "--root", str(root)])
-    assert "docs/guidance_student_4.jpg" in (root / "README.md").read_text(), "the same picture is not kept twice"
+    assert "(guidance_student_4.jpg)" in (root / "docs" / "results.md").read_text(), (
+        "the same picture is not kept twice"
+    )
     assert not (root / "docs" / "depth_student_4.jpg").exists()
 
 
