@@ -41,12 +41,14 @@ mini:
 
 test:
 	@$(PYTHON) scripts/setup.py --tests
-	@status=0; $(VENV_PYTHON) tests/parity.py tests/golden || status=1; $(VENV_PYTHON) -m pytest || status=1; exit $$status
+	$(VENV_PYTHON) -m pytest
 
-# Fast means: no server, no page, no training steps, no sampling with the shipped models.
+# Fast means: no server, no page, no further processes, no training runs, no sampling with the shipped models.
+SLOW = engine/test_processes.py engine/test_caches.py engine/test_identity.py engine/test_commands.py methods evaluation \
+	mini/test_steps.py mini/test_shipped_models.py test_distill.py
 check: lint
 	$(VENV_PYTHON) -m pytest -q tests/core tests/training tests/test_imports.py tests/test_hygiene.py \
-		--ignore=tests/training/mini/test_steps.py --ignore=tests/training/mini/test_shipped_models.py
+		$(addprefix --ignore=tests/training/,$(SLOW))
 
 # The node files import the core relatively, as the host loads them: to the type checker the repository is a package.
 lint: setup

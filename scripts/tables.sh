@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remake a table of README: tables.sh steps | depth | iterations | ablation | obedience [CLIPS]
+# Remake a table of docs/results.md: tables.sh steps | depth | iterations | ablation | obedience [CLIPS]
 # Two CPU cores, about an hour each (depth two); whatever is already in runs/ is kept, so the same command resumes.
 # Wanted first: `make mini`, or at least its corpus (python -m training.mini.corpus --out runs/mini/corpus ...).
 set -euo pipefail

@@ -69,7 +69,7 @@ def quality_text(document: Mapping[str, Any], latency: bool = False) -> str:
 
 
 def write_quality(evaluation: Path, root: Path, section: str = "results") -> None:
-    """Table, ratios, protocol, plot and contact sheets of an evaluation, in a section of docs/results.md and model card.
+    """Table, ratios, protocol, plot and contact sheets of an evaluation, in a section of docs/results.md and card.
 
     Args:
         evaluation: folder that ``training.evaluate`` wrote.
