@@ -394,6 +394,21 @@ def needs_cpu_flag(python: str | Path) -> bool:
     )
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Start a process that Ctrl-C's signal ends, also from a shell's background job, whose children ignore it."""
+    ignored = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    )
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class ComfyServer(Client):
     """A ComfyUI process with its own base directory, database and port.
 
@@ -453,9 +468,10 @@ class ComfyServer(Client):
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with open(self.log_path, "wb") as log:
             output = {} if self.show_log else {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-            self.process = subprocess.Popen(
-                self.command, cwd=self.comfyui, env={**environment, **self.environment}, **output
-            )  # type: ignore[call-overload]
+            with _interruptible():
+                self.process = subprocess.Popen(
+                    self.command, cwd=self.comfyui, env={**environment, **self.environment}, **output
+                )  # type: ignore[call-overload]
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
