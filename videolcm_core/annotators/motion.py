@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .frames import OnFrames
+from .opencv import opencv
 
 FLOW_SIDE: Final = 256
 """Pixels of the shorter side that small clips are enlarged to: the flow's patches are 8 pixels on half the size."""
@@ -27,8 +28,7 @@ def dense_motion(frames: Tensor, done: OnFrames | None = None) -> Tensor:
     Returns:
         float32 ``[F, 2, H, W]`` on the CPU, in pixels, x to the right and y down; zero in the first frame.
     """
-    import cv2
-
+    cv2 = opencv("the optical flow")
     scale = _enlargement(*frames.shape[1:3])
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     motion = torch.zeros(len(frames), 2, *frames.shape[1:3])

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .opencv import opencv
+
 
 def _grey(frames: Tensor) -> np.ndarray:
     """Brightness as uint8 ``[F, H, W]``."""
@@ -29,9 +31,9 @@ def canny_edges(frames: Tensor, low: int = 60, high: int = 160, blur: float = 1.
 
     Raises:
         ValueError: If ``low`` is above ``high``.
+        ImportError: Without OpenCV.
     """
-    import cv2
-
+    cv2 = opencv("the sketch")
     if low > high:
         raise ValueError(f"low threshold {low} is above the high one {high}; allowed: low <= high. Swap them.")
     grey = _grey(frames)
@@ -52,8 +54,7 @@ def pencil_sketch(frames: Tensor, line_width: float = 0.02, contrast: float = 1.
     Returns:
         float32 ``[F, H, W]`` in [0, 1].
     """
-    import cv2
-
+    cv2 = opencv("the sketch")
     sigma = max(0.8, line_width * min(frames.shape[1:3]))
     drawn = [_dodge(cv2, grey.astype(np.float32) / 255, sigma) for grey in _grey(frames)]
     return (torch.from_numpy(np.stack(drawn)) * contrast).clamp(0, 1)

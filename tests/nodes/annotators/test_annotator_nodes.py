@@ -1,6 +1,7 @@
 """Depth, sketch and motion nodes in the real host: files, clips from packages, what is said about bad input."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -323,3 +324,10 @@ def test_changed_files_run_again(host, networks):
     path = host.base / "models" / FOLDER / "tiny-midas.safetensors"
     path.touch()
     assert first != node.fingerprint_inputs(source=None, **settings)
+
+
+@pytest.mark.parametrize("kind", ["canny", "pencil", "flow"])
+def test_a_missing_opencv_is_said_with_what_to_do(extract, monkeypatch, kind):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as the import system marks what is not there
+    with pytest.raises(ImportError, match=r"needs OpenCV \(cv2\).*install opencv-python-headless.*restart ComfyUI"):
+        extract(kind, torch.rand(2, 64, 64, 3))
