@@ -152,7 +152,7 @@ def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accel
 
 def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
     """Frames, height and width of the latents that a teacher was trained on."""
-    return int(teacher.number("frames")), int(teacher.number("height")) // 8, int(teacher.number("width")) // 8
+    return teacher.latent_shape
 
 
 def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
@@ -173,7 +173,7 @@ def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     parts = costs.memory(network, layout, each)
     flops = costs.step_flops(network, layout, recipe.batch)
     lines = [
-        f"teacher  {teacher.metadata['file']}: {teacher.metadata['family']}, predicts {teacher.prediction}, "
+        f"teacher  {teacher.file}: {teacher.settings.family}, predicts {teacher.prediction}, "
         f"conditions: {', '.join(teacher.conditions) or 'text only'}",
         f"recipe   {json.dumps(recipe.settings(), indent=2)}",
         f"network  {network.parameters / 1e6:.1f} M parameters, {network.forward_flops / 1e9:.1f} GFLOP a clip forward",
@@ -250,7 +250,7 @@ def loop_options(
             folder / "samples",
             decoder(teacher.autoencoder, task.accelerator.device),
             teacher_steps=options.teacher_steps,
-            fps=round(teacher.number("fps")),
+            fps=round(teacher.settings.fps),
         )
         hooks.append(Hook(every=options.validate_every, call=watch))
     return LoopOptions(
