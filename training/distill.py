@@ -150,16 +150,11 @@ def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accel
     return lora_student(teacher, lora, seed=recipe.seed)
 
 
-def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
-    """Frames, height and width of the latents that a teacher was trained on."""
-    return teacher.latent_shape
-
-
 def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     """The resolved recipe and what it costs on each GPU."""
     accelerator = Accelerator(cpu=options.cpu)
     processes, spread = accelerator.num_processes, options.shard or launched_sharded(accelerator)
-    network = costs.measure(teacher.config, latent_shape(teacher))
+    network = costs.measure(teacher.config, teacher.latent_shape)
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(
