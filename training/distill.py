@@ -150,16 +150,11 @@ def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accel
     return lora_student(teacher, lora, seed=recipe.seed)
 
 
-def latent_shape(teacher: Teacher) -> tuple[int, int, int]:
-    """Frames, height and width of the latents that a teacher was trained on."""
-    return int(teacher.number("frames")), int(teacher.number("height")) // 8, int(teacher.number("width")) // 8
-
-
 def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     """The resolved recipe and what it costs on each GPU."""
     accelerator = Accelerator(cpu=options.cpu)
     processes, spread = accelerator.num_processes, options.shard or launched_sharded(accelerator)
-    network = costs.measure(teacher.config, latent_shape(teacher))
+    network = costs.measure(teacher.config, teacher.latent_shape)
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(
@@ -173,7 +168,7 @@ def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     parts = costs.memory(network, layout, each)
     flops = costs.step_flops(network, layout, recipe.batch)
     lines = [
-        f"teacher  {teacher.metadata['file']}: {teacher.metadata['family']}, predicts {teacher.prediction}, "
+        f"teacher  {teacher.file}: {teacher.settings.family}, predicts {teacher.prediction}, "
         f"conditions: {', '.join(teacher.conditions) or 'text only'}",
         f"recipe   {json.dumps(recipe.settings(), indent=2)}",
         f"network  {network.parameters / 1e6:.1f} M parameters, {network.forward_flops / 1e9:.1f} GFLOP a clip forward",
@@ -250,7 +245,7 @@ def loop_options(
             folder / "samples",
             decoder(teacher.autoencoder, task.accelerator.device),
             teacher_steps=options.teacher_steps,
-            fps=round(teacher.number("fps")),
+            fps=round(teacher.settings.fps),
         )
         hooks.append(Hook(every=options.validate_every, call=watch))
     return LoopOptions(

@@ -93,10 +93,11 @@ class VideoLCMModelLoader(io.ComfyNode):
                     list(SAMPLING_CHOICES),
                     "auto",
                     advanced=True,
-                    tooltip="How the model was trained. auto: what the file says, else videolcm (eps for a 4-channel "
-                    "first layer) with a line in the log. videolcm: v prediction, zero terminal SNR, 50-step grid. "
-                    "teacher: v prediction, zero terminal SNR, all 1000 timesteps (TF-T2V). eps: noise prediction, "
-                    "1000 timesteps (ModelScope).",
+                    tooltip="How the model was trained. auto: what the file says; else what its layers tell (eps for "
+                    "ModelScope and the first VideoComposer, teacher for TF-T2V with image tokens, else videolcm), "
+                    "with a line in the log. videolcm: v prediction, zero terminal SNR, 50-step grid. teacher: v "
+                    "prediction, zero terminal SNR, all 1000 timesteps (TF-T2V). eps: noise prediction, 1000 timesteps "
+                    "(ModelScope).",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="For VideoLCM Sampler or any KSampler.")],

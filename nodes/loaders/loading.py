@@ -12,11 +12,12 @@ from torch import Tensor
 from ...videolcm_core.families.vgen.detection import detect_unet_config
 from ...videolcm_core.files.errors import CheckpointError
 from ...videolcm_core.files.loading import HOST_MARKERS, check_weights
+from ...videolcm_core.files.marker import own_metadata
 from ...videolcm_core.files.reading import load_state_dict
 from ...videolcm_core.networks.vgen.unet3d import UNet3D
 from .. import host
 from ..model.base_model import build_model
-from .settings import CheckpointSettings, own_metadata, read_settings
+from .settings import CheckpointSettings, read_settings
 from .text_encoder import text_config, text_state_dict, text_target
 
 UNET_PREFIX: Final = "model.diffusion_model."
@@ -48,7 +49,7 @@ def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto",
     Args:
         path: Of the file.
         weight_dtype: One of `WEIGHT_DTYPES`.
-        sampling: One of `metadata.SAMPLING_CHOICES`.
+        sampling: One of `settings.SAMPLING_CHOICES`.
         disable_dynamic: See `host.make_patcher`.
 
     Raises:
@@ -88,7 +89,7 @@ def _load_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
 def read_parts(path: str) -> Parts:
     """Read a file and take it apart by the host's prefixes; without prefixes all of it is the UNet."""
     state_dict, metadata, _ = load_state_dict(path)
-    own = own_metadata(state_dict, metadata)
+    own = own_metadata(state_dict, metadata, Path(path).name)
     if any(key.startswith(UNET_PREFIX) for key in state_dict):
         unet, text, vae = (_under(state_dict, prefix) for prefix in (UNET_PREFIX, TEXT_PREFIX, VAE_PREFIX))
         return Parts(unet, text, vae, own)
@@ -123,7 +124,7 @@ def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
 def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
     name = Path(path).name
     state_dict = text_state_dict(tensors, name)
-    clip = host.make_clip(text_target(text_config(state_dict, settings.text_config)), state_dict, disable_dynamic)
+    clip = host.make_clip(text_target(text_config(state_dict, settings.file.text_config)), state_dict, disable_dynamic)
     _check_part(name, TEXT_PREFIX, state_dict, clip.cond_stage_model.state_dict())
     return clip
 

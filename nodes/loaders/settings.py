@@ -1,25 +1,26 @@
-"""What a checkpoint says about itself, from its metadata, else from stated defaults."""
+"""How a checkpoint is sampled: what its file says, what is known of its shape, or what the user chose."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import torch
-from torch import Tensor
-
+from ...videolcm_core.families.vgen.defaults import defaults_of
+from ...videolcm_core.files.errors import SettingsError
+from ...videolcm_core.files.settings import (
+    SAMPLING_ENTRIES,
+    FileSettings,
+    advised,
+    to_metadata,
+    without_entries,
+)
+from ...videolcm_core.files.settings import read_settings as read_file_settings
 from ...videolcm_core.networks.vgen.unet3d import UNetConfig
 from ..model.model_sampling import SamplingOptions
 
 log = logging.getLogger(__name__)
-
-# ComfyUI's own savers drop a file's metadata, so the settings travel in saved files as a tensor of JSON bytes,
-# in the manner of the host's own marker tensors ("v_pred").
-MARKER_KEY: Final = "videolcm_metadata"
-PREFIX: Final = "videolcm."
 
 SAMPLING_PRESETS: Final = {
     "videolcm": SamplingOptions(),
@@ -27,6 +28,7 @@ SAMPLING_PRESETS: Final = {
     "eps": SamplingOptions(prediction="eps", zero_terminal_snr=False, distilled=False),
 }
 SAMPLING_CHOICES: Final = ("auto", *SAMPLING_PRESETS)
+_ADVICE: Final = "Or choose `sampling` in Load VideoLCM Model by hand."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +38,12 @@ class CheckpointSettings:
     Attributes:
         unet: Sizes and conditions of the network.
         sampling: Prediction type, schedule and grid.
-        metadata: The file's ``videolcm.*`` entries, kept for saving.
-        text_config: Of the text encoder in an all-in-one file, in the names of a CLIP ``config.json``.
-        latent_rgb_factors: ``[4][3]``, for previews; None for Stable Diffusion's.
-        latent_rgb_bias: ``[3]``.
+        file: What the file says and is known to be.
     """
 
     unet: UNetConfig
     sampling: SamplingOptions
-    metadata: Mapping[str, str]
-    text_config: Mapping[str, Any] | None = None
-    latent_rgb_factors: tuple[tuple[float, ...], ...] | None = None
-    latent_rgb_bias: tuple[float, ...] | None = None
+    file: FileSettings
 
     def summary(self) -> dict[str, Any]:
         """The lines of a log entry."""
@@ -61,39 +57,13 @@ class CheckpointSettings:
             "grid": options.original_steps if options.distilled else "teacher, all timesteps",
         }
 
+    def metadata(self, sampling: SamplingOptions) -> dict[str, str]:
+        """Entries from which `read_settings` makes these settings again, with other sampling.
 
-def own_metadata(state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """The ``videolcm.*`` entries of a file: its metadata, else the marker that our models leave in saved files."""
-    found = {key: str(value) for key, value in (metadata or {}).items() if key.startswith(PREFIX)}
-    marker = state_dict.get(MARKER_KEY)
-    if found or marker is None:
-        return found
-    try:
-        return {str(k): str(v) for k, v in json.loads(bytes(marker.to(torch.uint8).tolist())).items()}
-    except (ValueError, AttributeError):
-        log.warning("VideoLCM: the tensor %s does not hold settings; using defaults.", MARKER_KEY)
-        return {}
-
-
-def settings_to_marker(settings: CheckpointSettings) -> Tensor:
-    """The settings as a tensor of JSON bytes, uint8 ``[n]``."""
-    text = json.dumps(settings_to_metadata(settings))
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
-def settings_to_metadata(settings: CheckpointSettings) -> dict[str, str]:
-    """Metadata from which `read_settings` makes equal settings again."""
-    options = settings.sampling
-    return {
-        **settings.metadata,
-        f"{PREFIX}prediction": options.prediction,
-        f"{PREFIX}beta_schedule": options.beta_schedule,
-        f"{PREFIX}zero_terminal_snr": str(options.zero_terminal_snr).lower(),
-        f"{PREFIX}sampling": "lcm" if options.distilled else "teacher",
-        f"{PREFIX}original_steps": str(options.original_steps),
-        f"{PREFIX}timestep_scaling": str(options.timestep_scaling),
-        f"{PREFIX}head_dim": str(settings.unet.head_dim),
-    }
+        What the file did not say, and sampling does not need, stays unsaid.
+        """
+        entries = replace(self.file, **sampling.entries(), head_dim=self.unet.head_dim)
+        return to_metadata(entries, self.file.given | SAMPLING_ENTRIES | {"head_dim"})
 
 
 def read_settings(
@@ -101,76 +71,48 @@ def read_settings(
 ) -> CheckpointSettings:
     """Settings of a checkpoint.
 
+    A file of which neither entries nor shape tell whether it is a student or a teacher is taken for a student: who
+    loads a model here means to sample it in a few steps. The trainer takes the same file for a teacher.
+
     Args:
         unet: The network, as detected.
         metadata: The file's ``videolcm.*`` entries.
         name: File name, for messages.
-        sampling: One of `SAMPLING_CHOICES`; other than "auto" overrides the file.
+        sampling: One of `SAMPLING_CHOICES`; other than "auto" overrides the file, whose own entries are then not read.
 
     Raises:
-        ValueError: If a value cannot be read; names the file, the entry and the value.
+        SettingsError: If a value cannot be read or is not allowed; names the file, the entry and the value.
     """
-    return CheckpointSettings(
-        unet=unet,
-        sampling=_sampling(unet, metadata, name, sampling),
-        metadata=dict(metadata),
-        text_config=_json(metadata, "text_config", name, dict),
-        latent_rgb_factors=_rows(_json(metadata, "latent_rgb_factors", name, list)),
-        latent_rgb_bias=_row(_json(metadata, "latent_rgb_bias", name, list)),
-    )
-
-
-def _sampling(unet: UNetConfig, metadata: Mapping[str, str], name: str, choice: str) -> SamplingOptions:
-    if choice != "auto":
-        return SAMPLING_PRESETS[choice]
-    if f"{PREFIX}prediction" not in metadata and f"{PREFIX}sampling" not in metadata:
-        return _default_sampling(unet, name)
-    options = SamplingOptions()
+    if sampling != "auto":
+        metadata = without_entries(metadata, SAMPLING_ENTRIES)
     try:
-        return replace(
-            options,
-            prediction=metadata.get(f"{PREFIX}prediction", options.prediction),
-            beta_schedule=metadata.get(f"{PREFIX}beta_schedule", options.beta_schedule),
-            zero_terminal_snr=metadata.get(f"{PREFIX}zero_terminal_snr", "true").lower() == "true",
-            distilled=metadata.get(f"{PREFIX}sampling", "lcm") == "lcm",
-            original_steps=int(metadata.get(f"{PREFIX}original_steps", options.original_steps)),
-            timestep_scaling=float(metadata.get(f"{PREFIX}timestep_scaling", options.timestep_scaling)),
-        )
-    except ValueError as error:
-        raise ValueError(f"{name}: its metadata cannot be read. {error} Or choose `sampling` by hand.") from error
+        file = read_file_settings(metadata, defaults_of(unet), name)
+    except SettingsError as error:
+        if error.entry not in SAMPLING_ENTRIES:
+            raise
+        raise advised(error, _ADVICE) from error
+    if sampling != "auto":
+        return CheckpointSettings(unet=unet, sampling=SAMPLING_PRESETS[sampling], file=file)
+    options = SamplingOptions.of(replace(file, sampling=file.sampling or "lcm"))
+    _warn_of_guesses(file, options, name)
+    return CheckpointSettings(unet=unet, sampling=options, file=file)
 
 
-def _default_sampling(unet: UNetConfig, name: str) -> SamplingOptions:
-    # ModelScope's network has the same tensors but for the first convolution, and predicts noise.
-    choice = "eps" if unet.concat_channels == 0 else "videolcm"
+def _warn_of_guesses(file: FileSettings, options: SamplingOptions, name: str) -> None:
+    """Say in the log what the file did not."""
+    if "sampling" in file.given or ("prediction" in file.given and file.sampling is not None):
+        return
+    unsaid = "whether it is a student or a teacher" if "prediction" in file.given else "its prediction type"
+    same = [choice for choice, preset in SAMPLING_PRESETS.items() if preset == options]
+    schedule = "zero terminal SNR" if options.zero_terminal_snr else "Stable Diffusion's schedule"
+    grid = f"{options.original_steps}-step grid" if options.distilled else "1000 timesteps"
     log.warning(
-        "VideoLCM: %s says nothing about its prediction type; taking '%s' (%s). If the video is noise, choose "
+        "VideoLCM: %s says nothing about %s; taking '%s' (%s prediction, %s, %s). If the video is noise, choose "
         "`sampling` in Load VideoLCM Model: 'teacher' for TF-T2V files, 'eps' for ModelScope files.",
         name,
-        choice,
-        "noise prediction, 1000 timesteps" if choice == "eps" else "v prediction, zero terminal SNR, 50-step grid",
+        unsaid,
+        same[0] if same else "lcm" if options.distilled else "teacher",
+        "noise" if options.prediction == "eps" else options.prediction,
+        schedule,
+        grid,
     )
-    return SAMPLING_PRESETS[choice]
-
-
-def _json(metadata: Mapping[str, str], key: str, name: str, kind: type) -> Any:
-    text = metadata.get(f"{PREFIX}{key}")
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: metadata {PREFIX}{key} is {text[:60]!r}; allowed: JSON. Save the file again."
-        ) from error
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}: metadata {PREFIX}{key} is {text[:60]!r}; allowed: a JSON {kind.__name__}.")
-    return value
-
-
-def _row(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(v) for v in values)
-
-
-def _rows(values: list[list[float]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if values is None else tuple(tuple(float(v) for v in row) for row in values)

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...videolcm_core.files.marker import MARKER_KEY, to_marker
 from ...videolcm_core.networks.layers import append_tokens
 from .. import host
 from ..conditions.pixels import CONDITIONS_KEY, Condition, encode_conditions
 from ..conditions.style import STYLE_KEY, style_tokens
-from ..loaders.settings import MARKER_KEY, CheckpointSettings, settings_to_marker
+from ..loaders.settings import CheckpointSettings
 from .guard import attach_guard
-from .model_sampling import VideoLCMModelSampling
+from .model_sampling import VideoLCMModelSampling, options_of
 from .unet import HostUNet
 
 log = logging.getLogger(__name__)
@@ -131,9 +132,15 @@ class VideoLCMModel(host.BaseModel):
             )
 
     def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """As the host does, plus the settings: its savers keep no metadata of their own."""
+        """As the host does, plus the settings: its savers keep no metadata of their own.
+
+        The sampling is that of the MODEL being saved, which a node may have replaced: the host has put its patches in
+        place before it asks.
+        """
         state_dict = super().state_dict_for_saving(*args, **kwargs)
-        state_dict[MARKER_KEY] = settings_to_marker(self.model_config.settings)
+        settings: CheckpointSettings = self.model_config.settings
+        sampling = options_of(self.model_sampling, settings.sampling)
+        state_dict[MARKER_KEY] = to_marker(settings.metadata(sampling))
         return state_dict
 
 
@@ -178,9 +185,9 @@ class VideoLCMConfig(host.BaseConfig):
 def make_latent_format(settings: CheckpointSettings) -> Any:
     """Stable Diffusion's latent format, with the preview colours of the checkpoint's own VAE if it has one."""
     latent_format = host.SD15LatentFormat()
-    if settings.latent_rgb_factors is not None:
-        latent_format.latent_rgb_factors = [list(row) for row in settings.latent_rgb_factors]
-        latent_format.latent_rgb_factors_bias = list(settings.latent_rgb_bias or (0.0, 0.0, 0.0))
+    if settings.file.latent_rgb_factors is not None:
+        latent_format.latent_rgb_factors = [list(row) for row in settings.file.latent_rgb_factors]
+        latent_format.latent_rgb_factors_bias = list(settings.file.latent_rgb_bias or (0.0, 0.0, 0.0))
         # Stable Diffusion's tiny decoder would show this VAE's latents in wrong colours.
         latent_format.taesd_decoder_name = None
     return latent_format

@@ -6,18 +6,22 @@ only here, one is turned into the other: ``sigma = sigma_t / alpha_t``.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from ...videolcm_core.diffusion.consistency import consistency_function
-from ...videolcm_core.diffusion.prediction import PREDICTIONS, to_x_0
-from ...videolcm_core.diffusion.schedule import BETA_SCHEDULES, Schedule, distillation_grid
+from ...videolcm_core.diffusion.prediction import to_x_0
+from ...videolcm_core.diffusion.schedule import NUM_TIMESTEPS, Schedule, distillation_grid
+from ...videolcm_core.files.entries import check_value
+from ...videolcm_core.files.settings import FileSettings
 from .. import host
 
-NUM_TIMESTEPS: Final = 1000
+log = logging.getLogger(__name__)
+
 # The last sigma of a zero-terminal-SNR schedule is infinite. ComfyUI's own finite stand-in keeps its
 # sigma-spaced schedulers (karras, exponential, kl_optimal) usable; the exact 0 comes back in `_alpha_sigma`.
 TERMINAL_ALPHA_CUMPROD: Final = 4.8973451890853435e-08
@@ -49,21 +53,31 @@ class SamplingOptions:
         Raises:
             ValueError: Naming the option, the value and what is allowed.
         """
-        _check_choice("prediction", self.prediction, PREDICTIONS)
-        _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
-        if not 1 <= self.original_steps <= NUM_TIMESTEPS:
-            raise ValueError(
-                f"original_steps is {self.original_steps}; allowed: 1 to {NUM_TIMESTEPS}. VideoLCM was distilled on 50."
-            )
-        if self.timestep_scaling <= 0:
-            raise ValueError(
-                f"timestep_scaling is {self.timestep_scaling}; allowed: above 0. VideoLCM uses 10, MCM uses 4."
-            )
+        for name, value in self.entries().items():
+            check_value(name, value)
 
+    @classmethod
+    def of(cls, settings: FileSettings) -> SamplingOptions:
+        """Options of a file that says whether it is a student or a teacher."""
+        return cls(
+            prediction=settings.prediction,
+            beta_schedule=settings.beta_schedule,
+            zero_terminal_snr=settings.zero_terminal_snr,
+            distilled=settings.sampling == "lcm",
+            original_steps=settings.original_steps,
+            timestep_scaling=settings.timestep_scaling,
+        )
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}. Choose one of these.")
+    def entries(self) -> dict[str, Any]:
+        """The same as fields of `FileSettings`."""
+        return {
+            "prediction": self.prediction,
+            "beta_schedule": self.beta_schedule,
+            "zero_terminal_snr": self.zero_terminal_snr,
+            "sampling": "lcm" if self.distilled else "teacher",
+            "original_steps": self.original_steps,
+            "timestep_scaling": self.timestep_scaling,
+        }
 
 
 class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
@@ -87,6 +101,8 @@ class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
         every_sigma = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
         steps = self.options.original_steps if self.options.distilled else NUM_TIMESTEPS
         grid = distillation_grid(steps, NUM_TIMESTEPS)[0]
+        # Of timestep 999, whether or not the grid ends there: 30 steps of 33 end at 989, where alpha is not 0.
+        self.terminal_sigma = float(every_sigma[-1].float())
         self.register_buffer("every_sigma", every_sigma.float(), persistent=False)
         self.register_buffer("grid", grid, persistent=False)
         self.set_sigmas(every_sigma[grid])
@@ -133,7 +149,7 @@ class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
         sigma_t = sigma * alpha
         # eps divides by alpha, so there the finite stand-in stays.
         if self.zsnr and self.options.prediction != "eps":
-            last = sigma >= self.sigma_max.to(sigma.device) * (1 - 1e-5)
+            last = sigma >= self.terminal_sigma * (1 - 1e-5)
             alpha, sigma_t = alpha.masked_fill(last, 0.0), sigma_t.masked_fill(last, 1.0)
         return alpha, sigma_t
 
@@ -153,3 +169,40 @@ class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
         if max_denoise is False and not torch.any(latent_image):
             max_denoise = True
         return super().noise_scaling(sigma, noise, latent_image, bool(max_denoise))
+
+
+def options_of(sampling: Any, loaded: SamplingOptions) -> SamplingOptions:
+    """How a MODEL is sampled, from its sampling object: ours, or one that core's Model Sampling node made.
+
+    Args:
+        sampling: Of the MODEL.
+        loaded: Of the file; taken, with a warning, where a file cannot say what the object does.
+    """
+    if isinstance(sampling, VideoLCMModelSampling):
+        return sampling.options
+    steps = getattr(sampling, "original_timesteps", None)  # core's "lcm": noise prediction on a grid, scaled by 10
+    kinds = {host.EPS: "eps", host.V_PREDICTION: "v", host.X0: "x_0"}
+    same = [name for kind, name in kinds.items() if kind.calculate_denoised is type(sampling).calculate_denoised]
+    found = SamplingOptions(
+        prediction="eps" if steps or not same else same[0],
+        zero_terminal_snr=bool(getattr(sampling, "zsnr", False)),
+        distilled=steps is not None,
+        original_steps=steps or loaded.original_steps,
+    )
+    if (steps or same) and _is_sampled_as(sampling, found):
+        return found
+    log.warning(
+        "VideoLCM: this MODEL is sampled by %s, which a VideoLCM file cannot say; the saved file says what the loaded "
+        "one did. Add the same node after loading it.",
+        type(sampling).__name__,
+    )
+    return loaded
+
+
+def _is_sampled_as(sampling: Any, options: SamplingOptions) -> bool:
+    """Whether another sampling object has the noise levels and the input scaling of these options."""
+    if type(sampling).calculate_input is not host.EPS.calculate_input:
+        return False
+    theirs, ours = sampling.sigmas.cpu(), VideoLCMModelSampling(options).sigmas
+    # The host computes its tables in float32: near the terminal level, where alpha is small, a few parts in a thousand.
+    return theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-2)

@@ -77,7 +77,7 @@ class Encoders:
         if teacher.autoencoder is None or teacher.text is None:
             missing = "autoencoder" if teacher.autoencoder is None else "text encoder"
             raise ValueError(
-                f"{teacher.metadata['file']} has no {missing}; "
+                f"{teacher.file} has no {missing}; "
                 "needed to encode clips. Give Stable Diffusion's files (--vae FILE --text-encoder FILE), or a cache."
             )
         return cls.of(teacher.autoencoder, teacher.text, device)

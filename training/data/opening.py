@@ -171,10 +171,10 @@ def teacher_sampling(teacher: Teacher | None) -> FrameSampling:
     if teacher is None:
         return FrameSampling()
     return FrameSampling(
-        frames=int(teacher.number("frames")),
-        fps=teacher.number("fps"),
-        width=int(teacher.number("width")),
-        height=int(teacher.number("height")),
+        frames=teacher.settings.frames,
+        fps=teacher.settings.fps,
+        width=teacher.settings.width,
+        height=teacher.settings.height,
     )
 
 
@@ -229,7 +229,7 @@ def _encoders(
         return None  # a cache has its own embeddings
     if autoencoder is not None and options.ids:
         return Encoders.of(autoencoder, NoText(), device)
-    name = "these clips" if teacher is None else teacher.metadata["file"]
+    name = "these clips" if teacher is None else teacher.file
     raise ValueError(
         f"{name} came without encoders, and {_where(spec)} are pixels. Give Stable Diffusion's files (--vae FILE "
         "--text-encoder FILE), or a cache that was made with them (--cache DIR alone)."
@@ -240,6 +240,6 @@ def _check_width(context: Tensor, teacher: Teacher, spec: DataSpec) -> None:
     wanted, got = teacher.config.context_dim, context.shape[-1]
     if got != wanted:
         raise ValueError(
-            f"{_where(spec)}: its text is {got} wide; {teacher.metadata['file']} takes {wanted}. Use the text encoder "
+            f"{_where(spec)}: its text is {got} wide; {teacher.file} takes {wanted}. Use the text encoder "
             "that the teacher was trained with."
         )

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from videolcm_core.files.settings import FileSettings
+
 from ..data.encoders import Encoders
 from ..engine.caches import file_digest
-from ..engine.files import load_checkpoint, released_weights
 from ..teachers import Teacher, load_teacher
-from ..teachers.running import is_running_checkpoint
+from ..teachers.running import RECIPE_ENTRIES, is_running_checkpoint
 
 file_hash = file_digest
 """First digits of the SHA-256 of a file's content: its identity in caches and tables."""
@@ -49,23 +50,22 @@ class Sampled:
     @property
     def original_steps(self) -> int:
         """Length of the grid that a student was distilled on."""
-        return int(float(self.teacher.metadata.get("original_steps", 50)))
+        return self.teacher.settings.original_steps
 
     @property
     def timestep_scaling(self) -> float:
         """Of a student's boundary condition."""
-        return float(self.teacher.metadata.get("timestep_scaling", 10.0))
+        return self.teacher.settings.timestep_scaling
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """Channels, frames, height and width of the latents."""
-        number = self.teacher.number
-        return 4, int(number("frames")), int(number("height")) // 8, int(number("width")) // 8
+        return 4, *self.teacher.latent_shape
 
     @property
     def fps(self) -> float:
         """Frames per second of its clips."""
-        return self.teacher.number("fps")
+        return self.teacher.settings.fps
 
 
 def load_model(
@@ -91,6 +91,8 @@ def load_model(
         if not file.exists():
             raise FileNotFoundError(f"{file} does not exist; give a checkpoint of a network (.safetensors, .pt, ...).")
     teacher = load_teacher(path, student=True)
+    if is_running_checkpoint(path) and parts:
+        teacher = replace(teacher, settings=_of_run(teacher.settings, load_teacher(parts[0], student=True).settings))
     if encoders is None and (teacher.text is None or teacher.autoencoder is None):
         teacher = _completed(teacher, path, parts)
     network = teacher.network.to(device)
@@ -98,18 +100,17 @@ def load_model(
     return Sampled(teacher=replace(teacher, network=network), encoders=found)
 
 
+def _of_run(own: FileSettings, base: FileSettings) -> FileSettings:
+    """A run says what it makes and on which grid; what its clips are like and what it predicts, its teacher's file."""
+    return replace(base, **{name: getattr(own, name) for name in ("sampling", *RECIPE_ENTRIES)})
+
+
 def _completed(teacher: Teacher, path: Path, parts: Sequence[Path]) -> Teacher:
-    """A network with encoders and, where it is a running checkpoint, settings of the first part that has them."""
-    metadata = dict(teacher.metadata)
-    running = is_running_checkpoint(path)
+    """A network with the encoders of the first parts that have them."""
     for file in parts:
         if teacher.text is not None and teacher.autoencoder is not None:
             break
         other = load_teacher(file, student=True)
-        if running:  # a checkpoint of a run says what it is; what its clips are like is said by its teacher's file
-            metadata = {**other.metadata, **{k: metadata[k] for k in ("file", "sampling")}, **run_settings(path)}
-            teacher = replace(teacher, schedule=other.schedule, prediction=other.prediction)
-            running = False
         teacher = replace(
             teacher, text=teacher.text or other.text, autoencoder=teacher.autoencoder or other.autoencoder
         )
@@ -119,12 +120,4 @@ def _completed(teacher: Teacher, path: Path, parts: Sequence[Path]) -> Teacher:
             f"{path} has no {' and no '.join(missing)}; name files that have with --parts: a student's teacher (its "
             "text encoder), an all-in-one file (its autoencoder), or Stable Diffusion's with --vae and --text-encoder."
         )
-    return replace(teacher, metadata=metadata)
-
-
-def run_settings(path: Path) -> dict[str, str]:
-    """What a running checkpoint's recipe says of sampling."""
-    saved = load_checkpoint(path)
-    released_weights(saved, path)
-    recipe = saved.get("description", {})
-    return {n: str(recipe[n]) for n in ("original_steps", "timestep_scaling") if n in recipe}
+    return teacher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from videolcm_core.diffusion.schedule import Schedule
+from videolcm_core.families.vgen.defaults import MINI_FAMILY, defaults_of
 from videolcm_core.families.vgen.detection import detect_unet_config
+from videolcm_core.files.entries import FORMAT, PREFIX, write_entry
+from videolcm_core.files.settings import read_settings, to_metadata
 from videolcm_core.files.writing import save_safetensors
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
@@ -99,16 +101,16 @@ def latent_rgb(latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[
 def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
     """The file's metadata; every value a string, as safetensors demands."""
     entries: dict[str, Any] = {
-        "format": 1,
-        "family": "videolcm-mini",
+        "format": FORMAT,
+        "family": MINI_FAMILY,
         "prediction": PREDICTION,
         "beta_schedule": "scaled_linear",
-        "zero_terminal_snr": "true",
+        "zero_terminal_snr": True,
         "sampling": sampling,
         "original_steps": 50,
         "timestep_scaling": 10.0,
         "head_dim": UNET.head_dim,
-        "text_config": json.dumps(asdict(TEXT)),
+        "text_config": asdict(TEXT),
         "width": world.SIZE,
         "height": world.SIZE,
         "frames": world.FRAMES,
@@ -117,13 +119,15 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
         "cfg": 1.0,
         **extra,
     }
+    texts = {PREFIX + name: write_entry(value) for name, value in entries.items()}
+    settings = read_settings(texts, defaults_of(UNET), "the file to write")
     role = "consistency student" if sampling == "lcm" else "teacher"
     described = {
         "modelspec.title": f"videolcm-mini {role}",
         "modelspec.author": "ComfyUI-VideoLCM",
         "modelspec.license": "CC BY 3.0 (trained on renderings of CC0 and CC BY 3.0 models, see models/README.md)",
     }
-    return {f"videolcm.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in entries.items()} | described
+    return to_metadata(settings, settings.given) | described
 
 
 def export(
@@ -168,7 +172,7 @@ def load_all_in_one(path: Path) -> AllInOne:
     text, unet = part("cond_stage_model."), part("model.diffusion_model.")
     with torch.random.fork_rng(devices=[]):  # reading a file must not use up the run's random numbers
         loaded = AllInOne(
-            unet=UNet3D(detect_unet_config(unet, {"videolcm.head_dim": str(UNET.head_dim)}, path.name)),
+            unet=UNet3D(detect_unet_config(unet, {f"{PREFIX}head_dim": str(UNET.head_dim)}, path.name)),
             text=TextEncoder(text["vocabulary"], TEXT),
             autoencoder=TinyAutoencoder().channels_last(),
         )

@@ -8,6 +8,8 @@ from typing import ClassVar, Final
 
 import torch
 
+from videolcm_core.files.entries import check_value
+
 from .base import CHOICES, DTYPES, Recipe, check_decay
 
 NEGATIVE_PROMPT: Final = (
@@ -66,8 +68,8 @@ class VideoLCMRecipe(Recipe):
             ValueError: with the field, the value and what is allowed.
         """
         super().__post_init__()
-        if self.original_steps < 1:
-            raise ValueError(f"original_steps is {self.original_steps}; allowed: 1 or more.")
+        for name in ("original_steps", "timestep_scaling", "w"):  # the exported file must be able to say them
+            check_value(name, getattr(self, name))
         check_decay("target_ema", self.target_ema)
 
     @property

@@ -48,14 +48,14 @@ def export_diffusers(
     from diffusers import LCMScheduler, UNet3DConditionModel
 
     settings = settings or LcmSettings()
-    network: Any = UNet3DConditionModel(**diffusers_config(teacher.config, teacher.metadata["file"]))
+    network: Any = UNet3DConditionModel(**diffusers_config(teacher.config, teacher.file))
     names = vgen_to_diffusers(student_state)
     # Its convolutions of kernel 1 on tokens are matrices there.
     weights = {names[k]: v.squeeze(-1) if v.ndim == 3 else v for k, v in student_state.items()}
     network.load_state_dict(weights)
     network.to(dtype).save_pretrained(str(folder / "unet"))
     scheduler: Any = LCMScheduler(
-        beta_schedule=teacher.metadata["beta_schedule"],
+        beta_schedule=teacher.settings.beta_schedule,
         prediction_type={"v": "v_prediction", "eps": "epsilon", "x_0": "sample"}[teacher.prediction],
         rescale_betas_zero_snr=teacher.zero_terminal_snr,
         original_inference_steps=settings.original_steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,30 +13,16 @@ from torch import Tensor, nn
 
 from videolcm_core.diffusion.consistency import TIMESTEP_SCALING
 from videolcm_core.families.foreign import UNET_PREFIX
+from videolcm_core.files.entries import FORMAT
 from videolcm_core.files.errors import CheckpointError
 from videolcm_core.files.loading import check_weights
+from videolcm_core.files.settings import to_metadata
 from videolcm_core.files.writing import save_safetensors
 
 from ..teachers import Teacher
 
-FORMAT: Final = 1
 SAMPLER: Final = "lcm"
 _PARTS: Final = {"text": "cond_stage_model.", "autoencoder": "first_stage_model."}
-# Entries of a teacher's file that are the student's too.
-_INHERITED: Final = (
-    "width",
-    "height",
-    "frames",
-    "fps",
-    "head_dim",
-    "dropout",
-    "beta_schedule",
-    "zero_terminal_snr",
-    "text_config",
-    "latent_rgb_factors",
-    "latent_rgb_bias",
-    "latent_scale",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,36 +43,34 @@ class LcmSettings:
 
 
 def student_metadata(teacher: Teacher, settings: LcmSettings, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The file's entries; every value a string, as safetensors demands.
+    """The file's entries: the teacher's, but for what the distillation decided.
 
     Args:
         teacher: base of the student.
         settings: for the sampler.
         recipe: how it was trained; anything that JSON can say.
     """
-    known = teacher.metadata
-    entries: dict[str, Any] = {
-        **{name: known[name] for name in _INHERITED if name in known},
-        "format": FORMAT,
-        "family": known["family"],
-        "base": known["file"],
-        "prediction": teacher.prediction,
-        "sampling": "lcm",
-        "original_steps": settings.original_steps,
-        "timestep_scaling": settings.timestep_scaling,
-        "w": settings.w,
-        "cfg": 1.0,
-        "steps": settings.steps,
-        "sampler": SAMPLER,
-        "scheduler": "simple",
-        "conditions": sorted(teacher.conditions),
-        "recipe": json.dumps(dict(recipe), default=str),
-    }
+    entries = replace(
+        teacher.settings,
+        format=FORMAT,
+        base=teacher.file,
+        sampling="lcm",
+        original_steps=settings.original_steps,
+        timestep_scaling=settings.timestep_scaling,
+        w=settings.w,
+        cfg=1.0,
+        steps=settings.steps,
+        sampler=SAMPLER,
+        scheduler="simple",
+        conditions=teacher.conditions,
+        recipe=json.dumps(dict(recipe), default=str),
+        extra={},
+    )
     described = {
-        "modelspec.title": f"{known['family']} consistency student",
+        "modelspec.title": f"{entries.family} consistency student",
         "modelspec.prediction_type": {"v": "v", "eps": "epsilon"}.get(teacher.prediction, teacher.prediction),
     }
-    return {f"videolcm.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in entries.items()} | described
+    return to_metadata(entries) | described
 
 
 def export_student(
@@ -120,7 +104,7 @@ def export_student(
         ValueError: the weights are not those of the teacher's network, or not finite; the path's ending is another.
     """
     network = teacher.network.state_dict()
-    check_weights(student_state, network, f"the student of {teacher.metadata['file']}")
+    check_weights(student_state, network, f"the student of {teacher.file}")
     parts = {name: getattr(teacher, name) for name in _PARTS}
     whole = all(isinstance(part, nn.Module) for part in parts.values())
     tensors = {(UNET_PREFIX if whole else "") + k: _stored(v, dtype) for k, v in student_state.items()}

@@ -95,7 +95,7 @@ def export_lora_kohya(
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(ranks)),
         "ss_network_alpha": str(options.rank if options.alpha is None else options.alpha),
-        **({} if teacher is None else {"ss_base_model_version": teacher.metadata["family"]}),
+        **({} if teacher is None else {"ss_base_model_version": teacher.settings.family}),
         **(metadata or {}),
     }
     return save_safetensors(tensors, path, entries)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from videolcm_core.diffusion.prediction import PREDICTIONS
-from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.families.foreign import UNET_PREFIX
+from videolcm_core.families.vgen.defaults import defaults_of
 from videolcm_core.families.vgen.detection import detect_unet_config
-from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.entries import PREFIX
+from videolcm_core.files.errors import CheckpointError, SettingsError, shorten
 from videolcm_core.files.loading import HOST_MARKERS, check_weights
+from videolcm_core.files.marker import own_metadata
 from videolcm_core.files.reading import load_state_dict
-from videolcm_core.networks.autoencoder import LATENT_SCALE, TinyAutoencoder
+from videolcm_core.files.settings import FileSettings, read_settings
+from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
@@ -32,10 +34,6 @@ ALLOWED: Final = (
 )
 TEXT_PREFIX: Final = "cond_stage_model."
 VAE_PREFIX: Final = "first_stage_model."
-_PREFIX: Final = "videolcm."
-# Published sizes: width, height, frames and frames per second of the clips that the released models were trained on.
-_RELEASED: Final = {"width": "448", "height": "256", "frames": "16", "fps": "8"}
-_MODELSCOPE: Final = {"width": "256", "height": "256", "frames": "16", "fps": "8"}
 
 
 def load_teacher(
@@ -54,25 +52,22 @@ def load_teacher(
         ValueError: wrong teacher; the text has what, got, allowed and what to do next.
     """
     path = Path(path)
+    diffusers = False
     if is_running_checkpoint(path):
-        tensors, distilled = running_state(path)
-        metadata = {f"{_PREFIX}family": "videolcm-mini", f"{_PREFIX}sampling": "lcm" if distilled else "teacher"}
-        kind = "running checkpoint"
+        tensors, metadata = running_state(path)
     else:
-        try:
-            tensors, metadata, info = load_state_dict(path)
-        except CheckpointError as error:
-            raise wrong_teacher(error) from error
-        kind = "diffusers" if info.diffusers else "file"
+        tensors, metadata, diffusers = _read(path)
     parts = _parts(tensors)
     try:
         config = detect_unet_config(parts["unet"], metadata, path.name)
-        known = teacher_metadata(config, metadata, kind, path.name, prediction)
-        config = replace(config, dropout=float(known["dropout"]))
+        known = teacher_settings(config, metadata, path.name, diffusers=diffusers, prediction=prediction)
+        config = replace(config, dropout=known.dropout)
         network = _network(parts["unet"], config, path.name, dtype)
+    except SettingsError as error:
+        raise ValueError(f"wrong teacher {error}") from error
     except CheckpointError as error:
         raise wrong_teacher(error) from error
-    if known["sampling"] == "lcm" and not student:
+    if known.sampling == "lcm" and not student:
         raise ValueError(
             f"wrong teacher {path.name}: got a consistency student; allowed: {ALLOWED}. Give the teacher it was "
             "distilled from."
@@ -80,13 +75,20 @@ def load_teacher(
     return Teacher(
         network=network,
         config=config,
-        schedule=_schedule(known, path.name),
-        prediction=known["prediction"],
-        conditions=tuple(sorted(config.conditions)),
+        file=path.name,
+        settings=known,
         text=_text(parts["text"], known, path.name),
         autoencoder=_autoencoder(parts["vae"], path.name),
-        metadata=known,
     )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
+    """Tensors, our metadata entries (kept as a tensor by ComfyUI's savers), and whether a file is diffusers'."""
+    try:
+        tensors, metadata, info = load_state_dict(path)
+        return tensors, own_metadata(tensors, metadata, path.name), info.diffusers
+    except CheckpointError as error:
+        raise wrong_teacher(error) from error
 
 
 def load_encoders(path: Path | str) -> tuple[nn.Module, nn.Module]:
@@ -96,11 +98,12 @@ def load_encoders(path: Path | str) -> tuple[nn.Module, nn.Module]:
         ValueError: the file has none; the text has what, got, allowed and what to do next.
     """
     path = Path(path)
+    tensors, metadata, _ = _read(path)
     try:
-        tensors, metadata, _ = load_state_dict(path)
-    except CheckpointError as error:
-        raise wrong_teacher(error) from error
-    parts, known = _parts(tensors), {k.removeprefix(_PREFIX): v for k, v in metadata.items()}
+        known = read_settings(metadata, lambda given: FileSettings(), path.name)
+    except SettingsError as error:
+        raise ValueError(f"wrong teacher {error}") from error
+    parts = _parts(tensors)
     autoencoder, text = _autoencoder(parts["vae"], path.name), _text(parts["text"], known, path.name)
     if autoencoder is None or text is None:
         missing = "autoencoder" if autoencoder is None else "text encoder"
@@ -131,52 +134,41 @@ def wrong_teacher(error: CheckpointError) -> ValueError:
     return ValueError(f"wrong teacher {error.file}: got {error.got}; allowed: {ALLOWED}. {error.next_step}")
 
 
-def teacher_metadata(
-    config: UNetConfig, metadata: Mapping[str, str], kind: str, file: str, prediction: str | None = None
-) -> dict[str, str]:
-    """A teacher's metadata, complete: the file's own entries over what its family is known to be.
+def teacher_settings(
+    config: UNetConfig,
+    metadata: Mapping[str, str],
+    file: str,
+    *,
+    diffusers: bool = False,
+    prediction: str | None = None,
+) -> FileSettings:
+    """A teacher's settings, complete: the file's own entries over what its family is known to be.
 
-    TF-T2V predicts v on a schedule with zero terminal signal; ModelScope (a first layer without channels for
-    conditions) and the first VideoComposer (one token an image) predict noise on Stable Diffusion's schedule.
+    A file of which neither entries nor shape tell whether it is a student or a teacher is taken for a teacher: who
+    gives it to the trainer means to teach with it. The nodes take the same file for a student.
 
     Args:
         config: shape of the network.
         metadata: of the file.
-        kind: "file", "diffusers" or "running checkpoint".
         file: its name.
+        diffusers: whether it is diffusers' own.
         prediction: overrides the file.
 
     Raises:
-        ValueError: an entry is unknown.
+        ValueError: an entry, or the prediction given, is not allowed.
     """
-    own = {k.removeprefix(_PREFIX): v for k, v in metadata.items() if k.startswith(_PREFIX)}
-    first_composer = "image" in config.conditions and config.num_image_tokens == 1
-    noise = config.concat_channels == 0 or first_composer
-    family = "videocomposer" if config.conditions - {"image"} else "tf-t2v"
-    family = "modelscope" if config.concat_channels == 0 else family
-    default = {
-        **(_MODELSCOPE if noise else _RELEASED),
-        "family": "diffusers" if kind == "diffusers" else family,
-        "prediction": "eps" if noise else "v",
-        "beta_schedule": "scaled_linear",
-        "zero_terminal_snr": str(not noise).lower(),
-        "sampling": "teacher",
-        "latent_scale": str(LATENT_SCALE),
-        "head_dim": str(config.head_dim),
-        "dropout": "0.1",
-    }
-    if own.get("family", "").startswith("videolcm-mini"):
-        small = {"width": "64", "height": "64", "frames": "16", "fps": "8"}
-        default |= {**small, "latent_scale": "1.0", "dropout": "0.0"}
-    known = {**default, **own, "file": file}
     if prediction is not None:
-        known["prediction"] = prediction
-    if known["prediction"] not in PREDICTIONS:
-        raise ValueError(
-            f"wrong teacher {file}: it predicts {known['prediction']!r}; allowed: {', '.join(PREDICTIONS)}. Say what "
-            "it predicts."
-        )
-    return known
+        if prediction not in PREDICTIONS:
+            raise ValueError(
+                f"wrong teacher {file}: it predicts {shorten(repr(prediction))}; allowed: {', '.join(PREDICTIONS)}. "
+                "Say what it predicts."
+            )
+        metadata = {**metadata, f"{PREFIX}prediction": prediction}
+    try:
+        known = read_settings(metadata, defaults_of(config, diffusers), file)
+    except SettingsError as error:
+        raise ValueError(f"wrong teacher {error}") from error
+    return replace(known, sampling=known.sampling or "teacher")
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -198,24 +190,14 @@ def _network(tensors: Mapping[str, Tensor], config: UNetConfig, file: str, dtype
     return network.train(False).requires_grad_(False)
 
 
-def _schedule(known: Mapping[str, str], file: str) -> Schedule:
-    if (value := known["zero_terminal_snr"]) not in ("true", "false"):
-        raise ValueError(f"wrong teacher {file}: zero_terminal_snr is {value!r}; allowed: true, false.")
-    try:
-        return Schedule.create(known["beta_schedule"], zero_terminal_snr=value == "true", dtype=torch.float64)
-    except ValueError as error:
-        raise ValueError(f"wrong teacher {file}: {error}") from error
-
-
-def _text(tensors: Mapping[str, Tensor], known: Mapping[str, str], file: str) -> nn.Module | None:
+def _text(tensors: Mapping[str, Tensor], known: FileSettings, file: str) -> nn.Module | None:
     """Our small text encoder, if the file has one; of other encoders the file named by the user is used."""
     if "vocabulary" not in tensors:
         return None
     try:
-        sizes: dict[str, Any] = json.loads(known.get("text_config", "{}"))
-        with torch.random.fork_rng(devices=[]):  # reading a file must not use up the run's random numbers
-            text = TextEncoder(tensors["vocabulary"], TextConfig(**sizes))
-    except (ValueError, TypeError) as error:
+        with torch.device("meta"):  # sizes that a file claims must not be allocated before they are compared
+            text = TextEncoder(tensors["vocabulary"], TextConfig(**dict(known.text_config or {})))
+    except TypeError as error:
         raise ValueError(
             f"wrong teacher {file}: its text_config cannot be read ({error}); allowed: the sizes of a CLIP "
             "config.json. Export it again."
@@ -239,5 +221,7 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], file: str) -> nn.M
         check_weights(tensors, module.state_dict(), file)
     except CheckpointError as error:
         raise wrong_teacher(error) from error
-    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    # Copies, for the file may be mapped.
+    kept = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in tensors.items()}
+    module.load_state_dict(kept, assign=True)
     return module.train(False).requires_grad_(False)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from videolcm_core.families.foreign import UNET_PREFIX
+from videolcm_core.families.vgen.defaults import MINI_FAMILY
+from videolcm_core.files.entries import PREFIX
 
 from ..engine.files import load_checkpoint, released_weights
+
+RECIPE_ENTRIES: Final = ("original_steps", "timestep_scaling")
+"""Metadata entries that a run's recipe decides."""
 
 
 def is_running_checkpoint(path: Path) -> bool:
@@ -25,17 +31,21 @@ def is_running_checkpoint(path: Path) -> bool:
     return isinstance(content, Mapping) and isinstance(content.get("task"), Mapping)
 
 
-def running_state(path: Path) -> tuple[dict[str, Tensor], bool]:
+def running_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights that a run releases, as its recipe says.
 
     Returns:
-        weights under the prefixes of an all-in-one file (a bare network's without), and whether it is a student.
+        weights under the prefixes of an all-in-one file (a bare network's without), and the metadata entries that the
+        run knows: whether it is a student, and the grid and scaling of its recipe.
 
     Raises:
         ValueError: the checkpoint is damaged, keeps no such weights, or those of a LoRA.
     """
     saved = load_checkpoint(path)
-    student = "student" in saved["task"]
+    entries = {"family": MINI_FAMILY, "sampling": "lcm" if "student" in saved["task"] else "teacher"}
+    recipe = saved.get("description", {})
+    entries |= {name: str(recipe[name]) for name in RECIPE_ENTRIES if name in recipe}
+    metadata = {PREFIX + name: text for name, text in entries.items()}
     try:
         found = released_weights(saved, path)
     except ValueError as error:
@@ -46,7 +56,7 @@ def running_state(path: Path) -> tuple[dict[str, Tensor], bool]:
             "weights. Export the run and give the exported file."
         )
     if not any(key.startswith("unet.") for key in found):
-        return dict(found), student
+        return dict(found), metadata
     prefixes = {"unet.": UNET_PREFIX, "text.": "cond_stage_model."}
     state = {
         prefix + key.removeprefix(own): value
@@ -54,4 +64,4 @@ def running_state(path: Path) -> tuple[dict[str, Tensor], bool]:
         for key, value in found.items()
         if key.startswith(own)
     }
-    return state, student
+    return state, metadata

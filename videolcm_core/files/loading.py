@@ -14,10 +14,11 @@ from ..families.vgen.detection import detect_unet_config
 from ..networks.vgen.attention import Attention, default_attention
 from ..networks.vgen.unet3d import UNet3D, UNetConfig
 from .errors import CheckpointError, name_some
+from .marker import MARKER_KEY, own_metadata
 from .reading import load_state_dict
 
 # Tensors that hosts add to saved files to mark the kind of model.
-HOST_MARKERS: Final = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "videolcm_metadata"})
+HOST_MARKERS: Final = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", MARKER_KEY})
 
 
 def load_unet(
@@ -40,7 +41,7 @@ def load_unet(
         CheckpointError: If the file is unusable, of another family, incomplete, or of another shape.
     """
     tensors, metadata, info = load_state_dict(path)
-    config = config or detect_unet_config(tensors, metadata, info.file)
+    config = config or detect_unet_config(tensors, own_metadata(tensors, metadata, info.file), info.file)
     weights = {key: value for key, value in without_prefix(tensors).items() if key not in HOST_MARKERS}
     network = UNet3D(config, operations, attention, device="meta")
     check_weights(weights, network.state_dict(), info.file)

@@ -204,4 +204,17 @@ def _diffusers_metadata(unet: Path) -> dict[str, str]:
         if settings.get("beta_schedule") in ("scaled_linear", "linear"):
             metadata["videolcm.beta_schedule"] = settings["beta_schedule"]
         metadata["videolcm.zero_terminal_snr"] = str(bool(settings.get("rescale_betas_zero_snr"))).lower()
-    return metadata
+    return {**metadata, **_own_entries(unet.parent / "videolcm.json")}
+
+
+def _own_entries(path: Path) -> dict[str, str]:
+    """Metadata that an export of this project wrote beside a diffusers folder."""
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
+        raise CheckpointError(path, "no JSON object in it", "metadata as an export writes it", _AGAIN)
+    return {str(key): str(value) for key, value in entries.items()}

@@ -170,9 +170,13 @@ def test_incomplete_networks(tmp_path, weights, change, message):
     assert str(error.value).startswith("bad.safetensors: got")
 
 
-@pytest.mark.parametrize("head_dim", ["0", "7", "sixteen", "-16"])
-def test_head_dim_must_divide(weights, head_dim):
-    with pytest.raises(CheckpointError, match=f"head_dim {head_dim} for 48 channels"):
+@pytest.mark.parametrize(
+    ("head_dim", "message"),
+    [("7", "head_dim 7 for 48 channels")]
+    + [(text, f"a.safetensors: got videolcm.head_dim '{text}'; allowed: 1 to") for text in ("0", "sixteen", "-16")],
+)
+def test_head_dim_must_divide(weights, head_dim, message):
+    with pytest.raises(CheckpointError, match=message):
         detect_unet_config(weights, {"videolcm.head_dim": head_dim}, "a.safetensors")
 
 

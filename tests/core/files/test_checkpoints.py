@@ -9,7 +9,6 @@ from videolcm_core.families.vgen.keymaps import vgen_to_diffusers
 from videolcm_core.files.errors import CheckpointError
 from videolcm_core.files.loading import load_unet
 from videolcm_core.files.reading import load_state_dict
-from videolcm_core.files.settings import read_prediction
 from videolcm_core.files.writing import save_safetensors
 
 METADATA = {"videolcm.head_dim": "16", "videolcm.prediction": "v"}
@@ -101,18 +100,6 @@ def test_diffusers_folders_and_files(tmp_path, weights, kind, tiny_inputs, tiny_
     assert config.conditions == frozenset()
     with torch.no_grad():
         assert torch.equal(load_unet(path, config)(*tiny_inputs.values()), tiny_unet(*tiny_inputs.values()))
-
-
-def test_prediction_type(caplog):
-    assert read_prediction({"videolcm.prediction": "eps"}) == "eps"
-    assert read_prediction({"videolcm.prediction": "eps"}, override="v") == "v"
-    with caplog.at_level("INFO"):
-        assert read_prediction({}, file="a.pth") == "v"
-    assert "a.pth does not say what it predicts; taking 'v'" in caplog.text
-    with pytest.raises(CheckpointError, match="b.pth: got videolcm.prediction 'score'; allowed: v, eps, x_0"):
-        read_prediction({"videolcm.prediction": "score"}, file="b.pth")
-    with pytest.raises(ValueError, match="'score'; allowed: v, eps, x_0"):
-        read_prediction({}, override="score")
 
 
 def test_required_conditions(tiny_config):

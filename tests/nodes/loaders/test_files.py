@@ -133,6 +133,104 @@ def test_checkpoint_save_and_reload(host, checkpoint, prompt, latent, ksampler):
     assert torch.equal(*images)
 
 
+SAMPLING = {
+    "prediction": "x_0",
+    "zsnr": False,
+    "original_steps": 30,
+    "beta_schedule": "linear",
+    "timestep_scaling": 4.0,
+}
+
+
+def options_of(model):
+    return model.get_model_object("model_sampling").options
+
+
+def save(host, model, clip=None, vae=None):
+    """Written by core's node; the name as a loader's list has it."""
+    kind = "diffusion_models" if clip is None else "checkpoints"
+    node, more = ("ModelSave", {}) if clip is None else ("CheckpointSave", {"clip": clip, "vae": vae})
+    host.run(node, model=model, filename_prefix=f"{kind}/patched", **more)
+    saved = newest(host.base / "output")
+    target = host.base / "models" / kind / f"patched-{saved.stat().st_mtime_ns}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    saved.rename(target)
+    return target.name
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["ModelSave", "CheckpointSave"])
+def test_a_saved_model_keeps_the_sampling_that_a_node_gave_it(host, checkpoint, prompt, latent, ksampler, whole):
+    model, *parts = checkpoint
+    patched = host.run("VideoLCMSampling", model=model, **SAMPLING)[0]
+    ours = host.pack("nodes.model.model_sampling").SamplingOptions
+    wanted = ours(
+        prediction="x_0", zero_terminal_snr=False, original_steps=30, beta_schedule="linear", timestep_scaling=4.0
+    )
+
+    def again(saved):
+        name = save(host, saved, *(parts if whole else ()))
+        return host.run("VideoLCMCheckpointLoader", ckpt_name=name)[0] if whole else load(host, name)
+
+    # Before and after one another, for the host keeps one network for the copies of a MODEL.
+    for saved, options in ((patched, wanted), (model, options_of(model)), (patched, wanted)):
+        loaded = again(saved)
+        assert options_of(loaded) == options
+        assert torch.equal(ksampler(loaded, prompt("a dog"), latent()), ksampler(saved, prompt("a dog"), latent()))
+    assert options_of(again(again(patched))) == wanted
+    assert options_of(model) == ours()
+
+
+@pytest.mark.parametrize("sampling", ["eps", "v_prediction", "lcm", "x0"])
+@pytest.mark.parametrize("zsnr", [True, False])
+def test_a_saved_model_keeps_the_sampling_that_cores_node_gave_it(host, model, sampling, zsnr):
+    patched = host.run("ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=zsnr)[0]
+    loaded = load(host, save(host, patched))
+    options = options_of(loaded)
+    prediction = {"v_prediction": "v", "x0": "x_0"}.get(sampling, "eps")
+    assert (options.prediction, options.zero_terminal_snr) == (prediction, zsnr)
+    assert options.distilled == (sampling == "lcm")
+    theirs, ours = (m.get_model_object("model_sampling") for m in (patched, loaded))
+    torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=1e-2, atol=0)
+    output, x = (torch.randn(1, 4, 2, 2, generator=torch.manual_seed(n)) for n in (0, 1))
+    for sigma in theirs.sigmas[[0, len(theirs.sigmas) // 2, -2]]:
+        found, expected = (s.calculate_denoised(sigma[None], output, x * sigma) for s in (ours, theirs))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(sigma))
+
+
+@pytest.mark.parametrize("sampling", ["img_to_img", "img_to_img_flow"])
+def test_sampling_that_a_file_cannot_say_is_warned_of(host, model, sampling, caplog):
+    patched = host.run("ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=False)[0]
+    with caplog.at_level(logging.WARNING):
+        loaded = load(host, save(host, patched))
+    assert options_of(loaded) == options_of(model)
+    assert "which a VideoLCM file cannot say" in caplog.text
+
+
+def test_a_saved_model_claims_no_more_than_its_file_did(host, write_model, unet_state_dict):
+    """Sizes and family of an unlabelled file are guesses; they must not come back as facts."""
+    marker = host.pack("videolcm_core.files.marker")
+    loaded = load(host, write_model("unlabelled.safetensors", unet_state_dict, {"videolcm.note": "mine"}))
+    name = save(host, loaded)
+    from safetensors.torch import load_file
+
+    entries = marker.own_metadata(load_file(host.base / "models" / "diffusion_models" / name), {}, name)
+    sampling = host.pack("videolcm_core.files.settings").SAMPLING_ENTRIES
+    assert set(entries) == {f"videolcm.{name}" for name in sampling | {"head_dim", "note"}}
+
+
+def test_the_trainer_reads_a_file_that_the_host_saved(host, teacher):
+    """ComfyUI keeps no metadata: the settings are in a tensor, for every reader of the file."""
+    from training.teachers import load_teacher
+
+    patched = host.run("VideoLCMSampling", model=teacher, **SAMPLING)[0]
+    folder = host.base / "models" / "diffusion_models"
+    with pytest.raises(ValueError, match="got a consistency student"):  # what that node makes of any MODEL
+        load_teacher(folder / save(host, patched))
+    settings = load_teacher(folder / save(host, patched), student=True).settings
+    assert (settings.prediction, settings.original_steps, settings.timestep_scaling) == ("x_0", 30, 4)
+    assert settings.family == "tiny" and not settings.zero_terminal_snr
+
+
 def test_settings_without_metadata_have_defaults(host, checkpoint_tensors, write_model, caplog):
     """Other tools drop both metadata and marker: sizes come from the tensors, the rest is stated in the log."""
     with caplog.at_level(logging.WARNING):

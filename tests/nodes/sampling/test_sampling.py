@@ -96,6 +96,48 @@ def test_denoised_is_the_consistency_function_of_the_core(host, prediction, zsnr
         assert distance(exact.values[""], expected) <= exact.bound() + 4 * UNIT * largest
 
 
+ALL_STEPS = range(1, 1001)
+
+
+@pytest.mark.parametrize("zsnr", [True, False])
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+def test_every_grid_has_the_schedule_of_the_core(host, zsnr, beta_schedule):
+    """A grid that does not divide 1000 ends before timestep 999, where there still is signal: 30 steps of 33 at 989."""
+    ours = host.pack("nodes.model.model_sampling")
+    schedules = host.pack("videolcm_core.diffusion.schedule")
+    exact = schedules.Schedule.create(beta_schedule, zsnr, dtype=torch.float64)
+    for steps in ALL_STEPS:
+        options = ours.SamplingOptions(original_steps=steps, zero_terminal_snr=zsnr, beta_schedule=beta_schedule)
+        sampling = ours.VideoLCMModelSampling(options)
+        t = schedules.distillation_grid(steps)[0]
+        assert torch.equal(sampling.grid, t)
+        alpha, sigma_t = sampling._alpha_sigma(sampling.sigmas)
+        # sigma is rounded to float32 once (half a unit in 2**24) and goes through a square, a root and a quotient.
+        torch.testing.assert_close(alpha.double(), exact.alpha_t(t), rtol=8 * 2.0**-24, atol=0, msg=f"{steps} steps")
+        torch.testing.assert_close(sigma_t.double(), exact.sigma_t(t), rtol=8 * 2.0**-24, atol=0, msg=f"{steps} steps")
+        assert bool(alpha[-1] == 0) == (zsnr and int(t[-1]) == 999)
+        assert torch.equal(sampling.timestep(sampling.sigmas), t)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 30, 48, 50, 333, 334, 500, 501, 999, 1000])
+@pytest.mark.parametrize("zsnr", [True, False])
+def test_the_largest_noise_level_of_every_grid_is_denoised_as_in_the_core(host, steps, zsnr):
+    """Also where the sampler's first step is not pure noise."""
+    ours = host.pack("nodes.model.model_sampling")
+    core = {name: host.pack(f"videolcm_core.diffusion.{name}") for name in ("schedule", "prediction", "consistency")}
+    sampling = ours.VideoLCMModelSampling(ours.SamplingOptions(original_steps=steps, zero_terminal_snr=zsnr))
+    t = core["schedule"].lcm_timesteps(1, steps)
+    assert torch.equal(sampling.timestep(sampling.sigma_max[None]), t)
+    schedule = core["schedule"].Schedule.create(zero_terminal_snr=zsnr, dtype=torch.float64)
+    x_t, output = (torch.randn(2, 4, 3, 3, generator=torch.manual_seed(n), dtype=torch.float64) for n in (0, 1))
+    x_0 = core["prediction"].to_x_0("v", output, x_t, schedule.alpha_t(t), schedule.sigma_t(t))
+    expected = core["consistency"].consistency_function(x_0, x_t, t)
+    sigma = sampling.sigma_max.expand(2)
+    host_x = x_t * (1 + sigma[0].double() ** 2).sqrt()
+    found = sampling.calculate_denoised(sigma, output.float(), host_x.float())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-6)
+
+
 def test_terminal_timestep_ignores_the_noise(host):
     """With zero terminal SNR the first prediction is -v exactly, whatever the sample."""
     sampling = host.pack("nodes.model.model_sampling").VideoLCMModelSampling()

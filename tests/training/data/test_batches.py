@@ -25,7 +25,7 @@ from training.data.opening import DataSpec, caption_vocabulary, open_batches
 from training.data.tokens import tokenize
 from training.mini import captions, world
 from training.teachers import Teacher
-from videolcm_core.diffusion.schedule import Schedule
+from videolcm_core.files.settings import FileSettings
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
@@ -50,12 +50,10 @@ def teacher():
     return Teacher(
         network=UNet3D(CONFIG),
         config=CONFIG,
-        schedule=Schedule.create(),
-        prediction="v",
-        conditions=(),
         text=TextEncoder(torch.tensor([320, 4558, 49406, 49407]), SMALL_TEXT).train(False),
         autoencoder=TinyAutoencoder().train(False),
-        metadata={"file": "t.safetensors", "frames": "3", "fps": "8", "width": "16", "height": "16"},
+        file="t.safetensors",
+        settings=FileSettings(frames=3, fps=8, width=16, height=16),
     )
 
 

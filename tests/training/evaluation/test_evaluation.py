@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import setup
@@ -20,7 +22,7 @@ from training.mini import family as mini
 from training.mini import world
 from training.mini.corpus import corpus_of, shard_path
 from videolcm_core.diffusion.samplers import sample_ddim
-from videolcm_core.diffusion.schedule import ddim_timesteps
+from videolcm_core.diffusion.schedule import Schedule, ddim_timesteps
 
 SCHEDULE = mini.schedule()
 SPREAD = 0.6
@@ -217,6 +219,35 @@ def test_running_checkpoints_are_completed_by_other_files(tmp_path):
         models.load_model(tmp_path / "foreign.pt", [mini_file()])
     with pytest.raises(FileNotFoundError, match="none.pt"):
         models.load_model(tmp_path / "none.pt")
+
+
+def test_a_cell_samples_at_its_files_own_settings(tmp_path):
+    """Size, rate, grid and scaling are the file's; of a run, its recipe's on what its teacher's file says."""
+    entries = {"original_steps": "100", "timestep_scaling": "4.5", "width": "96", "height": "48", "frames": "8"}
+    entries |= {"fps": "12", "prediction": "x_0", "zero_terminal_snr": "no", "beta_schedule": "linear"}
+    with safe_open(mini_file(), "pt") as file:
+        tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()
+    path = tmp_path / "other.safetensors"
+    save_file(tensors, path, metadata | {f"videolcm.{k}": v for k, v in entries.items()})
+    loaded = models.load_model(path)
+    assert (loaded.original_steps, loaded.timestep_scaling) == (100, 4.5)
+    assert loaded.latent_shape == (4, 8, 6, 12) and loaded.fps == 12
+    assert loaded.teacher.prediction == "x_0"
+    plain = Schedule.create("linear", zero_terminal_snr=False, dtype=torch.float64)
+    assert torch.equal(loaded.teacher.schedule.alphas_cumprod, plain.alphas_cumprod)
+    unet = {k.removeprefix("model.diffusion_model."): v for k, v in tensors.items() if k.startswith("model.")}
+    recipe = {"original_steps": 40, "timestep_scaling": 7.0, "learning_rate": 1e-4}
+    torch.save({"step": 3, "task": {"student": unet}, "description": recipe}, tmp_path / "run.pt")
+    running = models.load_model(tmp_path / "run.pt", [path])
+    assert (running.original_steps, running.timestep_scaling) == (40, 7)
+    assert running.latent_shape == (4, 8, 6, 12) and running.teacher.prediction == "x_0"
+    assert running.teacher.settings.sampling == "lcm" and running.teacher.file == "run.pt"
+    torch.save(
+        {"step": 3, "task": {"student": unet}, "description": {"original_steps": 2000}},
+        tmp_path / "run.pt",
+    )
+    with pytest.raises(ValueError, match=r"run.pt: got videolcm.original_steps '2000'; allowed: 1 to 1000"):
+        models.load_model(tmp_path / "run.pt", [path])
 
 
 def test_another_file_sampler_or_condition_is_another_cache(tmp_path):

@@ -22,7 +22,6 @@ from training.mini import family as mini
 from training.networks.vgen import encode_conditions
 from training.recipes.videolcm import mini as small_recipe
 from training.teachers import Teacher
-from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
 COUNT, FRAMES, SIDE = 4, 3, 16
@@ -187,12 +186,8 @@ def composer(clips, data):
     return Teacher(
         network=model.unet,
         config=model.unet.config,
-        schedule=Schedule.create(dtype=torch.float64),
-        prediction="v",
-        conditions=conditions.NAMES,
         text=model.text,
         autoencoder=TinyAutoencoder().requires_grad_(False),
-        metadata={"file": "teacher"},
     )
 
 

@@ -51,5 +51,5 @@ def test_own_clips_to_a_teacher(tmp_path):
     teacher = load_teacher(exported)
     words = tokenize(["a walrus waltzes"])
     assert (teacher.text.rows(words)[words < 49406] > 0).all()
-    assert (teacher.number("frames"), teacher.number("width"), teacher.metadata["sampling"]) == (2, 16, "teacher")
+    assert (teacher.settings.frames, teacher.settings.width, teacher.settings.sampling) == (2, 16, "teacher")
     assert teacher.text(words).shape == (1, 77, 128) and teacher.autoencoder is not None

@@ -78,7 +78,7 @@ def test_authors_files(tmp_path, case):
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}, "step": 1000}, path)
     teacher = load_teacher(path)
     assert_same(teacher, network)
-    assert (teacher.metadata["family"], teacher.prediction) == (family, prediction)
+    assert (teacher.settings.family, teacher.prediction) == (family, prediction)
     assert teacher.zero_terminal_snr == zero_terminal_snr == bool(teacher.schedule.alphas_cumprod[-1] == 0)
     assert teacher.conditions == tuple(sorted(config.conditions)) and teacher.config.dropout == 0.1
     assert (
@@ -91,7 +91,7 @@ def test_a_safetensors_file_says_what_it_predicts_and_an_option_wins(tmp_path):
     metadata = {"videolcm.prediction": "v", "videolcm.zero_terminal_snr": "true", "videolcm.fps": "12"}
     save_file(network.state_dict(), path, metadata)
     teacher = load_teacher(path)
-    assert teacher.prediction == "v" and teacher.zero_terminal_snr and teacher.number("fps") == 12
+    assert teacher.prediction == "v" and teacher.zero_terminal_snr and teacher.settings.fps == 12
     assert load_teacher(path, prediction="eps").prediction == "eps"
     with pytest.raises(ValueError, match=r"predicts 'noise'; allowed: v, eps, x_0"):
         load_teacher(path, prediction="noise")
@@ -132,7 +132,7 @@ def test_a_folder_of_diffusers(tmp_path):
         x, context = x.double(), context.double()
         want = theirs.double()(x, t, context).sample
     assert teacher.config.head_dim == 16
-    assert teacher.metadata["family"] == "diffusers" and teacher.prediction == "v" and not teacher.zero_terminal_snr
+    assert teacher.settings.family == "diffusers" and teacher.prediction == "v" and not teacher.zero_terminal_snr
     changed = network.state_dict() | {"out.2.bias": torch.full((4,), 0.5)}
     settings = LcmSettings(original_steps=40)
     made = export_diffusers(tmp_path / "out", changed, teacher, recipe={}, settings=settings, dtype=torch.float32)
@@ -144,7 +144,10 @@ def test_a_folder_of_diffusers(tmp_path):
     assert distance(shift, 0.5 - bias) <= 2 * (9 * 32 / 2) ** 0.5 * UNIT_64 * want.abs().max()
     scheduler = diffusers.LCMScheduler.from_pretrained(made / "scheduler")
     assert (scheduler.config.prediction_type, scheduler.config.original_inference_steps) == ("v_prediction", 40)
-    assert load_teacher(made).config == teacher.config
+    again = load_teacher(made, student=True)
+    assert again.config == teacher.config and again.settings.original_steps == 40
+    with pytest.raises(ValueError, match="got a consistency student"):  # the export says so beside the folders
+        load_teacher(made)
     with pytest.raises(ValueError, match=r"encoders for depth and 1 heads .* Export one safetensors file"):
         diffusers_config(replace(TEXT, conditions=frozenset({"depth"})), "t.pth")
     (tmp_path / "pipe" / "scheduler" / "scheduler_config.json").unlink()
@@ -175,7 +178,7 @@ def test_an_all_in_one_file_brings_its_encoders(all_in_one):
     ids = torch.tensor([[49406, 320, 1929] + [49407] * 74])
     with torch.no_grad():
         assert torch.equal(teacher.text(ids), text(ids))
-    assert teacher.config.dropout == 0 and teacher.metadata["latent_scale"] == "1.0"
+    assert teacher.config.dropout == 0 and teacher.settings.latent_scale == 1
     assert teacher.autoencoder.encode(torch.rand(1, 3, 16, 16)).shape == (1, 4, 2, 2)
 
 
@@ -208,7 +211,7 @@ def test_a_student_is_no_teacher_unless_it_is_asked_for(all_in_one, tmp_path):
     save_file(load_file(all_in_one[0]), path, metadata)
     with pytest.raises(ValueError, match=r"got a consistency student; allowed: .*Give the teacher"):
         load_teacher(path)
-    assert load_teacher(path, student=True).metadata["sampling"] == "lcm"
+    assert load_teacher(path, student=True).settings.sampling == "lcm"
 
 
 WRONG = {

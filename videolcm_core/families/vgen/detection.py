@@ -8,6 +8,7 @@ from typing import Final
 
 from torch import Tensor
 
+from ...files.entries import PREFIX, read_entry
 from ...files.errors import CheckpointError, name_some
 from ...networks.vgen.conditions import CONDITION_CHANNELS, module_names
 from ...networks.vgen.unet3d import UNetConfig
@@ -112,15 +113,15 @@ def _levels(
 
 
 def _head_dim(metadata: Mapping[str, str] | None, inner: int, file: str) -> int:
-    text = str((metadata or {}).get("videolcm.head_dim", DEFAULT_HEAD_DIM))
-    if not text.isdigit() or int(text) < 1 or inner % int(text):
+    head_dim = read_entry("head_dim", (metadata or {}).get(f"{PREFIX}head_dim", DEFAULT_HEAD_DIM), file)
+    if inner % head_dim:
         raise CheckpointError(
             file,
-            f"head_dim {text} for {inner} channels of attention",
+            f"head_dim {head_dim} for {inner} channels of attention",
             "a divisor of the channels",
             "Write the right `videolcm.head_dim` into the file's metadata.",
         )
-    return int(text)
+    return head_dim
 
 
 def _conditions(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
