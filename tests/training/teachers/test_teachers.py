@@ -125,10 +125,11 @@ def test_a_folder_of_diffusers(tmp_path):
     x, t, context = torch.randn(1, 4, 2, 8, 8), torch.tensor([500]), torch.randn(1, 3, 32)
     with torch.no_grad():
         # Their features of timesteps are tables of their own, so these are computed in float64 too. At 1 x 1 a group is
-        # one value, normalised to 0: its rounding is divided by sqrt(1e-5), the epsilon, and float32 says nothing.
+        # one value, normalised to 0: its rounding is divided by sqrt(1e-5), the epsilon, and float32 says nothing. A
+        # residual block normalises twice, so that float64's rounding comes out 1e5 times as large.
         exact = precision.without_rounding(lambda: teacher.network(x, t, context), tables=True)
         others = precision.exactly(lambda: theirs.train(False)(x, t, context).sample, tables=True)
-        assert distance(others[""], exact.values[""]) <= 1e-5**-0.5 * exact.bound() * UNIT_64 / precision.UNIT
+        assert distance(others[""], exact.values[""]) <= 1e-5**-1 * exact.bound() * UNIT_64 / precision.UNIT
         x, context = x.double(), context.double()
         want = theirs.double()(x, t, context).sample
     assert teacher.config.head_dim == 16
