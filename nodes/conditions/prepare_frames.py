@@ -62,22 +62,22 @@ class VideoLCMPrepareFrames(io.ComfyNode):
                 make(
                     io.Int,
                     "width",
-                    default=448,
+                    default=64,
                     min=8,
                     max=2048,
                     step=8,
-                    tooltip="Pixels, a multiple of 8; that of the latent. 448 for the authors' models, 64 for "
-                    "videolcm-mini.",
+                    tooltip="Pixels, a multiple of 8; that of the latent. 64 for videolcm-mini, 448 for the authors' "
+                    "models.",
                 ),
                 make(
                     io.Int,
                     "height",
-                    default=256,
+                    default=64,
                     min=8,
                     max=2048,
                     step=8,
-                    tooltip="Pixels, a multiple of 8; that of the latent. 256 for the authors' models, 64 for "
-                    "videolcm-mini.",
+                    tooltip="Pixels, a multiple of 8; that of the latent. 64 for videolcm-mini, 256 for the authors' "
+                    "models.",
                 ),
                 combo("fit", FITS, "crop", tooltip=FIT_TOOLTIP),
                 make(

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
+from ..sampling.latent import trained_size
 from ..schema import combo, schema
 from .loading import WEIGHT_DTYPES, load_checkpoint, load_model
 from .settings import SAMPLING_CHOICES
@@ -15,6 +16,12 @@ CATEGORY = "VideoLCM/loaders"
 CHECKPOINT_FOLDERS = (host.MODEL_FOLDER, "checkpoints")
 UNET_FOLDERS = ("diffusion_models", host.MODEL_FOLDER)
 DEFAULT_CHECKPOINT = "videolcm-mini.safetensors"
+SIZE_OUTPUTS = (
+    io.Int.Output(display_name="width", tooltip="Pixels that it was trained on, for Empty VideoLCM Latent."),
+    io.Int.Output(display_name="height", tooltip="Pixels that it was trained on, for Empty VideoLCM Latent."),
+    io.Int.Output(display_name="frames", tooltip="Frames that it was trained on, for Empty VideoLCM Latent."),
+    io.Float.Output(display_name="fps", tooltip="Frames per second that it was trained on, for Create Video."),
+)
 
 
 class VideoLCMCheckpointLoader(io.ComfyNode):
@@ -45,6 +52,7 @@ class VideoLCMCheckpointLoader(io.ComfyNode):
                 io.Model.Output(display_name="MODEL", tooltip="The video model, for VideoLCM Sampler or any KSampler."),
                 io.Clip.Output(display_name="CLIP", tooltip="Its text encoder, for CLIP Text Encode."),
                 io.Vae.Output(display_name="VAE", tooltip="Turns its latents into frames, with VAE Decode."),
+                *SIZE_OUTPUTS,
             ],
         )
 
@@ -56,7 +64,8 @@ class VideoLCMCheckpointLoader(io.ComfyNode):
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         """Load the three models."""
-        return io.NodeOutput(*load_checkpoint(host.model_path(ckpt_name, *CHECKPOINT_FOLDERS)))
+        model, clip, vae = load_checkpoint(host.model_path(ckpt_name, *CHECKPOINT_FOLDERS))
+        return io.NodeOutput(model, clip, vae, *_size(model))
 
 
 class VideoLCMModelLoader(io.ComfyNode):
@@ -100,7 +109,10 @@ class VideoLCMModelLoader(io.ComfyNode):
                     "(ModelScope).",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="For VideoLCM Sampler or any KSampler.")],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="For VideoLCM Sampler or any KSampler."),
+                *SIZE_OUTPUTS,
+            ],
         )
 
     @classmethod
@@ -111,4 +123,10 @@ class VideoLCMModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, sampling: str) -> io.NodeOutput:
         """Load the model."""
-        return io.NodeOutput(load_model(host.model_path(model_name, *UNET_FOLDERS), weight_dtype, sampling))
+        model = load_model(host.model_path(model_name, *UNET_FOLDERS), weight_dtype, sampling)
+        return io.NodeOutput(model, *_size(model))
+
+
+def _size(model: Any) -> tuple[int, int, int, float]:
+    """What the model was trained on, for `SIZE_OUTPUTS`."""
+    return *trained_size(model), float(model.model.model_config.settings.file.fps)

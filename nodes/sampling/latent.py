@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
@@ -26,22 +28,31 @@ class VideoLCMEmptyLatent(io.ComfyNode):
             search_aliases=["empty latent video", "videolcm latent", "frames", "video size"],
             inputs=[
                 make(
+                    io.Model,
+                    "model",
+                    optional=True,
+                    tooltip="Optional. With a model connected, the video gets the size and length that it was trained "
+                    "on, as its file says, and width, height and frames below are not used.",
+                ),
+                make(
                     io.Int,
                     "width",
-                    default=448,
+                    default=64,
                     min=64,
                     max=2048,
                     step=8,
-                    tooltip="Pixels, a multiple of 8. The authors' models were trained at 448, videolcm-mini at 64.",
+                    tooltip="Pixels, a multiple of 8. videolcm-mini, which comes with the pack, was trained at 64, the "
+                    "authors' models at 448.",
                 ),
                 make(
                     io.Int,
                     "height",
-                    default=256,
+                    default=64,
                     min=64,
                     max=2048,
                     step=8,
-                    tooltip="Pixels, a multiple of 8. The authors' models were trained at 256, videolcm-mini at 64.",
+                    tooltip="Pixels, a multiple of 8. videolcm-mini, which comes with the pack, was trained at 64, the "
+                    "authors' models at 256.",
                 ),
                 make(
                     io.Int,
@@ -57,12 +68,14 @@ class VideoLCMEmptyLatent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, width: int, height: int, frames: int) -> io.NodeOutput:
+    def execute(cls, width: int, height: int, frames: int, model: Any = None) -> io.NodeOutput:
         """Make the latent.
 
         Raises:
-            ValueError: If a size is not a multiple of 8 or there is no frame.
+            ValueError: If a size is not a multiple of 8, there is no frame, or the model is of another family.
         """
+        if model is not None:
+            width, height, frames = trained_size(model)
         check_size(width, height)
         if frames < 1:
             raise ValueError(f"frames is {frames}; allowed: 1 or more. The models were trained on 16.")
@@ -72,6 +85,22 @@ class VideoLCMEmptyLatent(io.ComfyNode):
             dtype=host.intermediate_dtype(),
         )
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": DOWNSCALE})
+
+
+def trained_size(model: Any) -> tuple[int, int, int]:
+    """Width and height in pixels and number of frames that a MODEL was trained on, as its file says.
+
+    Raises:
+        ValueError: If the MODEL is of another family, whose files do not say.
+    """
+    settings = getattr(getattr(model.model, "model_config", None), "settings", None)
+    file = getattr(settings, "file", None)
+    if file is None:
+        raise ValueError(
+            f"model is a {type(model.model).__name__}, which does not say what videos it was trained on; allowed: a "
+            "model from Load VideoLCM Checkpoint or Load VideoLCM Model. Disconnect it, and set the size by hand."
+        )
+    return file.width, file.height, file.frames
 
 
 def check_size(width: int, height: int) -> None:

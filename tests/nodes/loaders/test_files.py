@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,7 +235,7 @@ def test_the_trainer_reads_a_file_that_the_host_saved(host, teacher):
 def test_settings_without_metadata_have_defaults(host, checkpoint_tensors, write_model, caplog):
     """Other tools drop both metadata and marker: sizes come from the tensors, the rest is stated in the log."""
     with caplog.at_level(logging.WARNING):
-        model, clip, _ = host.run(
+        model, clip, *_ = host.run(
             "VideoLCMCheckpointLoader", ckpt_name=write_model("bare.safetensors", checkpoint_tensors, None)
         )
     assert "says nothing about its prediction type" in caplog.text
@@ -428,3 +429,26 @@ def test_unreadable_metadata_is_named(host, write_model, unet_state_dict):
         weight_dtype="default",
         sampling="auto",
     )
+
+
+def test_loaders_say_what_the_model_was_trained_on_and_the_latent_takes_it(host):
+    """Five nodes with their defaults used to draw 448 x 256 with a model of 64 x 64."""
+    model, _, _, *size = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini.safetensors")
+    assert size == [64, 64, 16, 8.0]
+    latent = host.run("VideoLCMEmptyLatent", width=448, height=256, frames=48, model=model)[0]["samples"]
+    assert latent.shape == (16, 4, 8, 8)
+    by_hand = host.run("VideoLCMEmptyLatent", width=448, height=256, frames=48)[0]["samples"]
+    assert by_hand.shape == (48, 4, 32, 56)
+
+
+@pytest.mark.parametrize("node_id", ["VideoLCMEmptyLatent", "VideoLCMPrepareFrames"])
+def test_sizes_begin_at_those_of_the_model_that_ships(host, node_id):
+    _, _, _, width, height, frames, _ = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini.safetensors")
+    inputs = {i.id: i for i in host.nodes.NODE_CLASS_MAPPINGS[node_id].define_schema().inputs}
+    assert (inputs["width"].default, inputs["height"].default, inputs["frames"].default) == (width, height, frames)
+
+
+def test_the_size_of_another_familys_model_is_refused(host):
+    other = SimpleNamespace(model=SimpleNamespace(model_config=SimpleNamespace()))
+    with pytest.raises(ValueError, match="does not say what videos it was trained on.*set the size by hand"):
+        host.run("VideoLCMEmptyLatent", width=64, height=64, frames=16, model=other)
