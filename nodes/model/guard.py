@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from .. import host
+from .attention_patches import REPLACEMENTS
 from .model_sampling import VideoLCMModelSampling
-from .unet import BLOCK_PATCHES
+from .unet import KNOWN_PATCHES
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,9 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
     guider = executor.class_obj
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))
-    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options)
+    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(
+        guider.model_options, guider.model_patcher.model.diffusion_model.attention_places()
+    )
     if found:
         log.warning("VideoLCM: this run may disappoint: %s.", "; ".join(found))
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -53,12 +56,26 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     return found
 
 
-def ignored_patches(model_options: dict[str, Any]) -> list[str]:
-    """Patches on the MODEL that this network has no place for."""
+def ignored_patches(model_options: dict[str, Any], places: set[tuple[str, int]]) -> list[str]:
+    """Patches on the MODEL that this network has no place for.
+
+    Args:
+        model_options: Of the run.
+        places: See `HostUNet.attention_places`.
+    """
     options = model_options.get("transformer_options", {})
-    names = {name for name, patches in options.get("patches", {}).items() if patches} - BLOCK_PATCHES
-    names |= {f"{name} replacement" for name, patches in options.get("patches_replace", {}).items() if patches}
+    names = {name for name, patches in options.get("patches", {}).items() if patches} - KNOWN_PATCHES
+    for name, patches in options.get("patches_replace", {}).items():
+        if name not in REPLACEMENTS:
+            names |= {f"{name} replacement"} if patches else set()
+            continue
+        names |= {f"{name} replacement at {place}" for place in patches if not _is_place(place, places)}
     return [f"patches without effect on this network: {', '.join(sorted(names))}"] if names else []
+
+
+def _is_place(place: Any, places: set[tuple[str, int]]) -> bool:
+    """Whether a patch's key names spatial attention of this network; its transformers have one block each."""
+    return tuple(place[:2]) in places and tuple(place[2:]) in ((), (0,))
 
 
 def _distilled_hazards(sampling: VideoLCMModelSampling, sampler: Any, sigmas: Tensor, cfg: float) -> list[str]:

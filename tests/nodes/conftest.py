@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
-import setup  # noqa: E402
 from in_process_host import load_host  # noqa: E402
+
+import setup  # noqa: E402
 
 TINY_UNET = {
     "model_channels": 64,

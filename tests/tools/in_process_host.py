@@ -26,6 +26,7 @@ EXTRAS = (
     "sag",
     "pag",
     "hypertile",
+    "tomesd",
 )
 
 

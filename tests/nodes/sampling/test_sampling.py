@@ -289,10 +289,10 @@ def test_guard_warns_once_about_unsuitable_settings(model, prompt, latent, ksamp
 
 def test_guard_names_patches_without_effect(model, prompt, latent, ksampler, caplog):
     patched = model.clone()
-    patched.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+    patched.set_model_patch(lambda args: args, "double_block")
     with caplog.at_level(logging.WARNING):
         ksampler(patched, prompt("a dog"), latent())
-    assert "attn1_patch" in caplog.text
+    assert "without effect on this network: double_block" in caplog.text
 
 
 def test_sampler_warns_about_other_models(host, teacher, prompt, latent, caplog):
