@@ -1,4 +1,4 @@
-"""One warning in the log when the settings of a sampling run do not suit the model. Nothing is blocked."""
+"""One warning when the settings of a sampling run do not suit the model; only what cannot give a video is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import host
 from .attention_patches import REPLACEMENTS
+from .finite import attach_finite_check
 from .model_sampling import VideoLCMModelSampling
 from .unet import KNOWN_PATCHES
 
@@ -21,15 +22,16 @@ SUITABLE_SAMPLERS = ("lcm", "videolcm")
 def attach_guard(patcher: Any) -> None:
     """Have every sampling run with this MODEL looked at."""
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, KEY, _guard)
+    attach_finite_check(patcher)
 
 
 def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     guider = executor.class_obj
+    check_windows(guider.model_options.get("context_handler"), noise)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))
-    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(
-        guider.model_options, guider.model_patcher.model.diffusion_model.attention_places()
-    )
+    places = guider.model_patcher.model.diffusion_model.attention_places()
+    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options, places)
     if found:
         log.warning("VideoLCM: this run may disappoint: %s.", "; ".join(found))
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -54,6 +56,46 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     if isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled:
         found += _distilled_hazards(sampling, sampler, sigmas, cfg)
     return found
+
+
+def check_windows(handler: Any, noise: Tensor) -> None:
+    """Refuse context windows that cannot give a video: the host ends in NaN or in an index.
+
+    Args:
+        handler: The host's, None without windows.
+        noise: Start noise of the run.
+
+    Raises:
+        ValueError: If windows do not move on, or do not run over the frames.
+    """
+    length, overlap, dim = (getattr(handler, name, None) for name in ("context_length", "context_overlap", "dim"))
+    if not (isinstance(length, int) and isinstance(overlap, int) and isinstance(dim, int)):
+        return
+    axis = _frame_axis(noise)
+    if dim >= noise.ndim or (dim != axis and noise.shape[dim] > length):
+        raise ValueError(
+            f"Context Windows: dim is {dim} for a latent of shape {list(noise.shape)}; allowed: {axis}, the frames. "
+            f"Set dim to {axis}."
+        )
+    if noise.shape[dim] <= length:
+        return
+    if overlap >= length:
+        raise ValueError(
+            f"Context Windows: context_overlap is {overlap} and context_length {length}; allowed: an overlap from 0 to "
+            f"{length - 1}, so that each window moves on. Set context_overlap to {length // 4}, or use longer windows."
+        )
+    fuse, schedule = (getattr(getattr(handler, n, None), "name", "") for n in ("fuse_method", "context_schedule"))
+    # Its fade must fit into every window; the schedule batched leaves a shorter one at the end.
+    shortest = noise.shape[dim] % length or length if schedule == "batched" else length
+    if fuse == "overlap-linear" and not 0 < overlap <= shortest:
+        raise ValueError(
+            f"Context Windows: context_overlap is {overlap} with fuse_method {fuse} and windows of {shortest} to {length}"
+            f" frames; allowed: 1 to {min(shortest, length - 1)}. Choose the fuse_method pyramid, or another overlap."
+        )
+
+
+def _frame_axis(noise: Tensor) -> int:
+    return 2 if noise.ndim == 5 else 0
 
 
 def ignored_patches(model_options: dict[str, Any], places: set[tuple[str, int]]) -> list[str]:
