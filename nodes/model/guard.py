@@ -88,9 +88,10 @@ def check_windows(handler: Any, noise: Tensor) -> None:
     # Its fade must fit into every window; the schedule batched leaves a shorter one at the end.
     shortest = noise.shape[dim] % length or length if schedule == "batched" else length
     if fuse == "overlap-linear" and not 0 < overlap <= shortest:
+        most = min(shortest, length - 1)
         raise ValueError(
-            f"Context Windows: context_overlap is {overlap} with fuse_method {fuse} and windows of {shortest} to {length}"
-            f" frames; allowed: 1 to {min(shortest, length - 1)}. Choose the fuse_method pyramid, or another overlap."
+            f"Context Windows: context_overlap is {overlap} with fuse_method {fuse} and windows of {shortest} to "
+            f"{length} frames; allowed: 1 to {most}. Choose the fuse_method pyramid, or another overlap."
         )
 
 

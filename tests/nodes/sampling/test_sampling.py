@@ -163,6 +163,7 @@ def test_negative_prompt_is_asked_for_only_with_guidance(host):
     assert node.check_lazy_status(cfg=1.0, negative=None, model=None, steps=4) == []
     assert node.check_lazy_status(cfg=2.0, negative=None, model=None, steps=4) == ["negative"]
     assert node.check_lazy_status(cfg=2.0, negative=[1], model=None, steps=4) == []
+    assert node.check_lazy_status(cfg=2.0, model=None, steps=4) == []  # not linked: nothing to ask for
 
 
 def test_guidance_without_a_negative_prompt_is_an_error(host, model, prompt, latent):
