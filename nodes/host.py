@@ -51,6 +51,8 @@ from comfy.sd1_clip import SDClipModel as SDClipModel
 from comfy.sd1_clip import SDTokenizer as SDTokenizer
 from comfy.supported_models_base import BASE as BaseConfig
 from comfy.supported_models_base import ClipTarget as ClipTarget
+from comfy.weight_adapter import LoRAAdapter as LoRAAdapter
+from comfy.weight_adapter import WeightAdapterBase as WeightAdapterBase
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
@@ -241,9 +243,12 @@ def lora_patches(lora: dict[str, Tensor], key_map: dict[str, str]) -> dict[str, 
     return comfy.lora.load_lora(lora, key_map, **supported(comfy.lora.load_lora, log_missing=False))
 
 
-def unet_lora_keys(model: BaseModel) -> dict[str, str]:
-    """The names under which the host itself finds a model's weights in LoRA files."""
-    return comfy.lora.model_lora_keys_unet(model, {})
+def patch_fits(patch: Any, shape: Sequence[int], key: str) -> bool:
+    """Whether a patch changes a weight of this shape; the host itself only logs that one does not fit."""
+    if not isinstance(patch, WeightAdapterBase):
+        return tuple(patch[-1][0].shape) == tuple(shape)
+    weight = torch.linspace(0.5, 1.0, torch.Size(shape).numel()).reshape(tuple(shape))
+    return not torch.equal(comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), key), weight)
 
 
 def core_lcm(model: Any, x: Tensor, sigmas: Tensor, noise_sampler: Callable | None, **kwargs: Any) -> Tensor:

@@ -1,25 +1,26 @@
-"""Node for LoRA files in diffusers or peft names."""
+"""Node for LoRA files of every trainer."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import os
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from ...videolcm_core.families.vgen.keymaps import vgen_to_diffusers
+from ...videolcm_core.families.foreign import lora_base
+from ...videolcm_core.families.vgen.lora import LoraFit, fit_lora
 from ...videolcm_core.files.errors import CheckpointError
-from ...videolcm_core.files.reading import load_state_dict
+from ...videolcm_core.files.lora import LoraFile, read_lora
+from ...videolcm_core.files.lora_config import CONFIG_NAME
 from .. import host
 from ..schema import combo, make, schema
+from .lora_patches import UNET, make_patches
 
 log = logging.getLogger(__name__)
 
 FOLDER = "loras"
-# Prefixes that diffusers, peft and trainers built on them put before a module's name.
-MODULE_PREFIXES = ("", "unet.", "base_model.model.", "unet.base_model.model.")
+_LONGEST = 160  # characters of a name in a message
 
 
 class VideoLCMLoraLoader(io.ComfyNode):
@@ -32,9 +33,10 @@ class VideoLCMLoraLoader(io.ComfyNode):
             node_id="VideoLCMLoraLoader",
             display_name="Load VideoLCM LoRA",
             category="VideoLCM/loaders",
-            description="Applies a LoRA trained with diffusers or peft on ModelScope's network (such as MCM's or "
-            "Text-To-Video-Finetuning's). LoRA files in VGen's or ComfyUI's own names work in Load LoRA too.",
-            search_aliases=["lora", "videolcm lora", "mcm", "diffusers lora", "peft"],
+            description="Applies a LoRA of kohya, peft, diffusers or Text-To-Video-Finetuning (both of its kinds) to a "
+            "video model, such as MCM's for ModelScope. Alpha and rank of a peft folder are read from its "
+            "adapter_config.json.",
+            search_aliases=["lora", "videolcm lora", "mcm", "diffusers lora", "peft", "dora", "stable_lora"],
             inputs=[
                 make(io.Model, "model", tooltip="The video model; the one given stays as it is."),
                 combo("lora_name", host.model_files(FOLDER), None, tooltip="A file in models/loras."),
@@ -53,58 +55,55 @@ class VideoLCMLoraLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, strength_model: float, **_: Any) -> Any:
-        """Load again when the file has changed."""
-        return host.file_fingerprint(lora_name, FOLDER), strength_model
+        """Load again when the file or the settings beside it have changed."""
+        beside = os.path.join(os.path.dirname(lora_name), CONFIG_NAME)
+        return host.file_fingerprint(lora_name, FOLDER), host.file_fingerprint(beside, FOLDER), strength_model
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
-        """Clone the MODEL and patch it."""
+        """Clone the MODEL and patch it.
+
+        Raises:
+            CheckpointError: If the file is unusable, or nothing in it fits the model.
+        """
+        host.forget_notes()
         if strength_model == 0:
             return io.NodeOutput(model)
-        path = host.model_path(lora_name, FOLDER)
-        tensors = load_state_dict(path)[0]
-        patches = host.lora_patches(tensors, lora_key_map(model.model))
+        lora = read_lora(host.model_path(lora_name, FOLDER))
+        state = model.model.diffusion_model.state_dict()
+        shapes = {key: value.shape for key, value in state.items()}
+        fit = fit_lora(lora, shapes)
         patched = model.clone()
-        applied = patched.add_patches(patches, strength_model)
-        _report(path, tensors, patches, applied)
+        applied = patched.add_patches(make_patches(lora, fit, shapes), strength_model)
+        _report(lora, fit, [key.removeprefix(UNET) for key in applied])
         return io.NodeOutput(patched)
 
 
-def lora_key_map(model: Any) -> dict[str, str]:
-    """Names that a LoRA file may use for a module -> the MODEL's weight of it.
-
-    Args:
-        model: The `BaseModel`.
-    """
-    key_map = host.unet_lora_keys(model)
-    keys = [key for key in model.diffusion_model.state_dict() if key.endswith(".weight")]
-    for key in keys:  # peft's folders of students that this pack's training made
-        for prefix in MODULE_PREFIXES[1:]:
-            key_map[prefix + key.removesuffix(".weight")] = f"diffusion_model.{key}"
-    for own, theirs in vgen_to_diffusers(keys).items():
-        module = theirs.removesuffix(".weight")
-        for name in _spellings(module):
-            key_map[name] = f"diffusion_model.{own}"
-    return key_map
-
-
-def _spellings(module: str) -> list[str]:
-    names = [prefix + module for prefix in MODULE_PREFIXES]
-    # Older diffusers keeps attention LoRAs in processors, without the index of to_out.0.
-    processor = module.replace(".to_", ".processor.to_").removesuffix(".0")
-    flat = module.replace(".", "_")
-    return [*names, processor, f"unet.{processor}", f"lora_unet_{flat}", f"lycoris_{flat}"]
-
-
-def _report(path: str, tensors: dict[str, Tensor], patches: dict[str, Any], applied: Any) -> None:
+def _report(lora: LoraFile, fit: LoraFit, applied: list[str]) -> None:
+    left = {"of another shape": fit.misshapen, "not in this model": fit.unknown}
+    named = [f"{len(names)} {cause} (first {_cut(names[0])})" for cause, names in left.items() if names]
+    if fit.text:
+        named.append(f"{len(fit.text)} for a text encoder (first {_cut(fit.text[0])}; Load LoRA takes those)")
     if not applied:
         raise CheckpointError(
-            Path(path).name,
-            got=f"{len(tensors)} tensors, the first {', '.join(sorted(tensors)[:3])}; none fits this model",
-            allowed="LoRA weights for this network in diffusers, peft, kohya or VGen names",
-            next_step="Check that the LoRA was trained on this kind of model (ModelScope or VideoLCM text-to-video).",
+            lora.file,
+            f"{' and '.join(named) or 'no LoRA tensors'}; none fits this model. {lora_base(lora)}",
+            "a LoRA for this network in kohya, peft, diffusers, stable_lora or cloneofsimo layout",
+            "Check that it was trained on this kind of model (ModelScope or VideoLCM text-to-video, of this size).",
         )
-    log.info("VideoLCM: %s changes %d weights.", Path(path).name, len(applied))
-    used = sum(len(getattr(patch, "loaded_keys", ())) for patch in patches.values())
-    if used and used < len(tensors):
-        log.warning("VideoLCM: %d of %d tensors in %s fit nothing.", len(tensors) - used, len(tensors), Path(path).name)
+    log.info("VideoLCM: %s changes %d weights, scale from %s.", lora.file, len(applied), _scale_of(lora))
+    if named:
+        host.tell(f"{lora.file}: {len(applied)} weights changed, left out: {', '.join(named)}.")
+    if lora.guessed:
+        host.tell(
+            f"{lora.file} does not say its alpha, so alpha was taken to be the rank. Put the {CONFIG_NAME} of its "
+            f"training beside it, or set strength_model to alpha / rank."
+        )
+
+
+def _scale_of(lora: LoraFile) -> str:
+    return lora.config.source if lora.config else "the file" if not lora.guessed else "its rank"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."

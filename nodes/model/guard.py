@@ -1,4 +1,4 @@
-"""One warning in the log when the settings of a sampling run do not suit the model. Nothing is blocked."""
+"""One warning when the settings of a sampling run do not suit the model; only what cannot give a video is refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from .. import host
+from .attention_patches import REPLACEMENTS
+from .finite import attach_finite_check
 from .model_sampling import VideoLCMModelSampling
-from .unet import BLOCK_PATCHES
+from .unet import KNOWN_PATCHES
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +22,16 @@ SUITABLE_SAMPLERS = ("lcm", "videolcm")
 def attach_guard(patcher: Any) -> None:
     """Have every sampling run with this MODEL looked at."""
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, KEY, _guard)
+    attach_finite_check(patcher)
 
 
 def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     guider = executor.class_obj
+    check_windows(guider.model_options.get("context_handler"), noise)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))
-    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options)
+    places = guider.model_patcher.model.diffusion_model.attention_places()
+    found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options, places)
     if found:
         log.warning("VideoLCM: this run may disappoint: %s.", "; ".join(found))
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -53,12 +58,67 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     return found
 
 
-def ignored_patches(model_options: dict[str, Any]) -> list[str]:
-    """Patches on the MODEL that this network has no place for."""
+def check_windows(handler: Any, noise: Tensor) -> None:
+    """Refuse context windows that cannot give a video: the host ends in NaN or in an index.
+
+    Args:
+        handler: The host's, None without windows.
+        noise: Start noise of the run.
+
+    Raises:
+        ValueError: If windows do not move on, or do not run over the frames.
+    """
+    length, overlap, dim = (getattr(handler, name, None) for name in ("context_length", "context_overlap", "dim"))
+    if not (isinstance(length, int) and isinstance(overlap, int) and isinstance(dim, int)):
+        return
+    axis = _frame_axis(noise)
+    if dim >= noise.ndim or (dim != axis and noise.shape[dim] > length):
+        raise ValueError(
+            f"Context Windows: dim is {dim} for a latent of shape {list(noise.shape)}; allowed: {axis}, the frames. "
+            f"Set dim to {axis}."
+        )
+    if noise.shape[dim] <= length:
+        return
+    if overlap >= length:
+        raise ValueError(
+            f"Context Windows: context_overlap is {overlap} and context_length {length}; allowed: an overlap from 0 to "
+            f"{length - 1}, so that each window moves on. Set context_overlap to {length // 4}, or use longer windows."
+        )
+    fuse, schedule = (getattr(getattr(handler, n, None), "name", "") for n in ("fuse_method", "context_schedule"))
+    # Its fade must fit into every window; the schedule batched leaves a shorter one at the end.
+    shortest = noise.shape[dim] % length or length if schedule == "batched" else length
+    if fuse == "overlap-linear" and not 0 < overlap <= shortest:
+        most = min(shortest, length - 1)
+        raise ValueError(
+            f"Context Windows: context_overlap is {overlap} with fuse_method {fuse} and windows of {shortest} to "
+            f"{length} frames; allowed: 1 to {most}. Choose the fuse_method pyramid, or another overlap."
+        )
+
+
+def _frame_axis(noise: Tensor) -> int:
+    return 2 if noise.ndim == 5 else 0
+
+
+def ignored_patches(model_options: dict[str, Any], places: set[tuple[str, int]]) -> list[str]:
+    """Patches on the MODEL that this network has no place for.
+
+    Args:
+        model_options: Of the run.
+        places: See `HostUNet.attention_places`.
+    """
     options = model_options.get("transformer_options", {})
-    names = {name for name, patches in options.get("patches", {}).items() if patches} - BLOCK_PATCHES
-    names |= {f"{name} replacement" for name, patches in options.get("patches_replace", {}).items() if patches}
+    names = {name for name, patches in options.get("patches", {}).items() if patches} - KNOWN_PATCHES
+    for name, patches in options.get("patches_replace", {}).items():
+        if name not in REPLACEMENTS:
+            names |= {f"{name} replacement"} if patches else set()
+            continue
+        names |= {f"{name} replacement at {place}" for place in patches if not _is_place(place, places)}
     return [f"patches without effect on this network: {', '.join(sorted(names))}"] if names else []
+
+
+def _is_place(place: Any, places: set[tuple[str, int]]) -> bool:
+    """Whether a patch's key names spatial attention of this network; its transformers have one block each."""
+    return tuple(place[:2]) in places and tuple(place[2:]) in ((), (0,))
 
 
 def _distilled_hazards(sampling: VideoLCMModelSampling, sampler: Any, sigmas: Tensor, cfg: float) -> list[str]:

@@ -100,8 +100,12 @@ class VideoLCMSampler(io.ComfyNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, cfg: float, negative: Any = None, **_: Any) -> list[str]:
-        """Ask for the negative prompt only when it is used."""
+    def check_lazy_status(cls, cfg: float, negative: Any = ..., **_: Any) -> list[str]:
+        """Ask for the negative prompt only when it is used.
+
+        The host gives None for a link that was not computed yet, and nothing at all where no link is: asked for that,
+        it would fail with words of its own, and `execute` could not say what to do.
+        """
         return ["negative"] if cfg != 1.0 and negative is None else []
 
     @classmethod

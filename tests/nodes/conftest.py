@@ -5,6 +5,7 @@ No server: nodes are called as the host's executor calls them, under ``torch.inf
 
 import importlib
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 from in_process_host import load_host  # noqa: E402
+
+import setup  # noqa: E402
 
 TINY_UNET = {
     "model_channels": 64,
@@ -76,7 +79,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     base = tmp_path_factory.mktemp("host")
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/videolcm", "models/loras"):
         (base / folder).mkdir(parents=True)
-    return Host(nodes=load_host(ROOT, base), name=str(ROOT).replace(".", "_x_"), base=base)
+    # Another version of the host, for runs within runs: tests/host/test_oldest_host.py.
+    tree = setup.host_tree(os.environ.get("HOST_VERSION", setup.NEWEST_HOST))
+    return Host(nodes=load_host(ROOT, base, tree), name=str(ROOT).replace(".", "_x_"), base=base)
 
 
 @pytest.fixture(autouse=True)

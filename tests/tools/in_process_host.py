@@ -23,6 +23,10 @@ EXTRAS = (
     "hunyuan",
     "depth_anything_3",
     "dataset",
+    "sag",
+    "pag",
+    "hypertile",
+    "tomesd",
 )
 
 
@@ -49,7 +53,9 @@ def load_host(pack: Path, base: Path | None = None, tree: Path | None = None) ->
     if Path(host_nodes.__file__ or "").parent != tree:
         raise RuntimeError(f"`nodes` is {host_nodes.__file__}, not the host's")
     for name in EXTRAS:
-        _load(host_nodes, tree / "comfy_extras" / f"nodes_{name}.py", "comfy_extras")
+        path = tree / "comfy_extras" / f"nodes_{name}.py"
+        if path.is_file() or tree == setup.host_tree():  # an older host lacks some
+            _load(host_nodes, path, "comfy_extras")
     _load(host_nodes, pack, "custom_nodes")
     return host_nodes
 

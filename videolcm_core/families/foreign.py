@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..files.lora import LoraFile
 
 UNET_PREFIX: Final = "model.diffusion_model."
 OWN_MARKER: Final = "input_blocks.0.1.transformer_blocks.0.attn1.to_q.weight"
@@ -32,6 +36,7 @@ _FAMILIES: Final[tuple[tuple[str, Callable[[Tensors], bool]], ...]] = (
     ("a LoRA, not a whole model", _has(".lora_A.")),
     ("a LoRA, not a whole model", _has("lora_up.weight")),
     ("a LoRA, not a whole model", _has("lora.down.weight")),
+    ("a list of tensors without names, such as a LoRA, not a whole model", _has("unnamed.0")),
     ("an AnimateDiff or AnimateLCM motion module", _has("motion_modules.")),
     ("Stable Video Diffusion", _has("time_stack.")),
     ("Wan", _has("blocks.0.cross_attn.", "head.modulation")),
@@ -75,3 +80,33 @@ def foreign_family(tensors: Tensors) -> str | None:
         return None
     both = {**tensors, **unet}
     return next((name for name, matches in _FAMILIES if matches(both)), None)
+
+
+_LORA_BASES: Final = (
+    ("AnimateDiff", "motion_modules"),
+    ("Flux", "single_transformer_blocks"),
+    ("Flux", "double_blocks"),
+    ("Stable Diffusion 3", "joint_blocks"),
+    ("Wan", "cross_attn"),
+    ("ModelScope", "temp_attentions"),
+    ("ModelScope", "temopral_conv"),
+    ("ModelScope", "transformer_in"),
+)
+_TEXT_WIDTHS: Final = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+def lora_base(lora: LoraFile) -> str:
+    """A sentence about what a LoRA was trained for, as far as its settings, names and shapes tell."""
+    said = lora.config.base if lora.config else ""
+    for key in ("modelspec.architecture", "ss_base_model_version", "ss_sd_model_name", "videolcm.base"):
+        said = said or lora.metadata.get(key, "")[:100]
+    if said:
+        return f"It says that it was trained for {said}"
+    for name, part in _LORA_BASES:
+        if any(part in key for key in lora.layers):
+            return f"By its names it was trained for {name}"
+    for key, layer in lora.layers.items():
+        width = layer.down.flatten(1).shape[1]
+        if re.search(r"attn2[._](?:processor[._])?to_k$", key) and width in _TEXT_WIDTHS:
+            return f"By the width of its text it was trained for {_TEXT_WIDTHS[width]}"
+    return "Nothing in it tells what it was trained for"

@@ -19,6 +19,8 @@ from .errors import CheckpointError
 
 __all__ = ["CheckpointError", "FileInfo", "load_state_dict"]
 
+UNNAMED: Final = "unnamed."
+"""Before the numbers that tensors of a plain list get for names."""
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _FORMATS = "a safetensors file, a PyTorch file of tensors (.pth, .pt, .bin, .ckpt) or a diffusers folder"
 _AGAIN = "Download or copy the file again and compare its size with the source."
@@ -141,6 +143,8 @@ def _unwrap(name: str, content: Any) -> tuple[dict[str, Tensor], int | None]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         step = content.get("step")
         content = content["state_dict"]
+    if isinstance(content, list) and content and all(isinstance(value, torch.Tensor) for value in content):
+        content = {f"{UNNAMED}{number}": value for number, value in enumerate(content)}
     if not isinstance(content, Mapping):
         raise CheckpointError(name, f"a {type(content).__name__}", "a dictionary of tensors", _AGAIN)
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,22 @@ from torch.utils.checkpoint import checkpoint
 
 Operations = Any
 """A namespace with Linear, Conv1d, Conv2d, Conv3d, GroupNorm and LayerNorm: ``torch.nn`` or the host's."""
+
+
+class Hooks(Protocol):
+    """What a caller put between the layers of one network call."""
+
+    def spatial_block(self, block: Any, tokens: Tensor, context: Tensor, index: int, shape: tuple[int, ...]) -> Tensor:
+        """Compute one block of a spatial transformer.
+
+        Args:
+            block: A `BasicTransformerBlock`.
+            tokens: ``[B*F, H*W, D]``.
+            context: As in `Step`.
+            index: Of the block within its transformer.
+            shape: ``[B*F, C, H, W]`` of the transformer's input.
+        """
+        ...
 
 
 class Step(NamedTuple):
@@ -29,6 +45,7 @@ class Step(NamedTuple):
         num_frames: F.
         temporal: False passes around the layers along time, for single frames of a teacher that was trained so.
         recompute: Keep only each block's input for the backward pass and compute the rest again; numbers are the same.
+        hooks: Of the caller; None for none.
     """
 
     emb: Tensor
@@ -36,6 +53,7 @@ class Step(NamedTuple):
     num_frames: int
     temporal: bool = True
     recompute: bool = False
+    hooks: Hooks | None = None
 
 
 class VideoLayer(nn.Module):

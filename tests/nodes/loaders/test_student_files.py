@@ -17,9 +17,9 @@ def folder(host):
     return host.base / "models" / "videolcm"
 
 
-def trained(teacher):
+def trained(teacher, alpha=8):
     with torch.inference_mode(False):
-        student = lora_student(teacher, LoraOptions(rank=4, alpha=8, temporal_convs=True))
+        student = lora_student(teacher, LoraOptions(rank=4, alpha=alpha, temporal_convs=True))
         generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for parameter in student.trainable():
@@ -77,9 +77,42 @@ def test_the_hosts_lora_loader_gives_the_merged_weights(host, base, student, mer
 def test_our_lora_node_takes_the_peft_file(host, base, student, merged, inputs):
     export_lora_peft(host.base / "models" / "loras" / "peft", student)
     patched = host.run(
-        "VideoLCMLoraLoader", model=load(host, base), lora_name="peft/adapter_model.safetensors", strength_model=2.0
-    )[0]  # peft files keep alpha apart: 8 / 4
+        "VideoLCMLoraLoader", model=load(host, base), lora_name="peft/adapter_model.safetensors", strength_model=1.0
+    )[0]
     assert torch.allclose(predict(patched, *inputs), merged[1], atol=1e-5 * float(merged[1].abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("alpha", [1, 4, 32])
+def test_one_student_is_one_model_in_every_form(host, base, dtype, alpha):
+    """kohya's file, peft's folder and the merged weights, whatever alpha is to the rank."""
+    student = trained(load_teacher(folder(host) / base), alpha)
+    loras, merged = host.base / "models" / "loras", student.effective_state()
+    before = load_teacher(folder(host) / base).network.state_dict()
+    export_lora_kohya(loras / "form.safetensors", student, dtype=dtype)
+    export_lora_peft(loras / "form", student, dtype=dtype)
+    forms = {
+        "kohya": ("VideoLCMLoraLoader", "form.safetensors"),
+        "peft": ("VideoLCMLoraLoader", "form/adapter_model.safetensors"),
+        "core": ("LoraLoaderModelOnly", "form.safetensors"),
+    }
+    for form, (node, name) in forms.items():
+        patched = host.run(node, model=load(host, base), lora_name=name, strength_model=1.0)[0]
+        weights = weights_of(patched)
+        for key, wanted in merged.items():
+            # Each factor of the difference is rounded once to the file's precision, the sum to float32.
+            size = (wanted - before[key]).abs().max()
+            bound = 2 * torch.finfo(dtype).eps * float(size) * 4 + 4 * torch.finfo(torch.float32).eps
+            worst = float((weights[key].float() - wanted).abs().max())
+            assert worst <= bound * max(1.0, float(wanted.abs().max())), (form, key, worst, bound)
+    assert max(float((merged[k] - before[k]).abs().max()) for k in merged) > 0.01 * alpha / 4
+
+
+def weights_of(model):
+    from comfy import model_management
+
+    model_management.load_models_gpu([model], force_full_load=True)
+    return {k: v.clone() for k, v in model.model.diffusion_model.state_dict().items()}
 
 
 def test_the_loader_reads_an_exported_student(host, base, student, merged, inputs):

@@ -212,6 +212,7 @@ def test_negative_prompt_is_asked_for_only_with_guidance(host):
     assert node.check_lazy_status(cfg=1.0, negative=None, model=None, steps=4) == []
     assert node.check_lazy_status(cfg=2.0, negative=None, model=None, steps=4) == ["negative"]
     assert node.check_lazy_status(cfg=2.0, negative=[1], model=None, steps=4) == []
+    assert node.check_lazy_status(cfg=2.0, model=None, steps=4) == []  # not linked: nothing to ask for
 
 
 def test_guidance_without_a_negative_prompt_is_an_error(host, model, prompt, latent):
@@ -338,10 +339,10 @@ def test_guard_warns_once_about_unsuitable_settings(model, prompt, latent, ksamp
 
 def test_guard_names_patches_without_effect(model, prompt, latent, ksampler, caplog):
     patched = model.clone()
-    patched.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+    patched.set_model_patch(lambda args: args, "double_block")
     with caplog.at_level(logging.WARNING):
         ksampler(patched, prompt("a dog"), latent())
-    assert "attn1_patch" in caplog.text
+    assert "without effect on this network: double_block" in caplog.text
 
 
 def test_sampler_warns_about_other_models(host, teacher, prompt, latent, caplog):

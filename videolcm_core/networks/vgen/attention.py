@@ -183,8 +183,11 @@ class SpatialTransformer(VideoLayer):
     def compute(self, x: Tensor, step: Step) -> Tensor:
         """Map ``[B*F, C, H, W]`` to the same shape."""
         tokens = self.proj_in(to_tokens(self.norm(x)))
-        for block in self.transformer_blocks:
-            tokens = block(tokens, step.context)
+        for index, block in enumerate(self.transformer_blocks):
+            if step.hooks is None:
+                tokens = block(tokens, step.context)
+            else:
+                tokens = step.hooks.spatial_block(block, tokens, step.context, index, tuple(x.shape))
         return from_tokens(self.proj_out(tokens), x.shape[2]) + x
 
 

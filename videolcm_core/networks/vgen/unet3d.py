@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from ..fused import group_norm_class
-from ..layers import Operations, Step, append_tokens, repeat_to, sinusoidal_embedding, to_frames, to_video, zero_init
+from ..layers import (
+    Hooks,
+    Operations,
+    Step,
+    append_tokens,
+    repeat_to,
+    sinusoidal_embedding,
+    to_frames,
+    to_video,
+    zero_init,
+)
 from .attention import Attention, SpatialTransformer, TemporalTransformer, default_attention
 from .blocks import Block, Downsample, ResBlock, TemporalConvBlock, Upsample
 from .conditions import CONDITION_CHANNELS, build_encoders, encode_condition, module_names
@@ -171,6 +181,7 @@ class UNet3D(nn.Module):
         canny: Tensor | None = None,
         temporal: bool = True,
         recompute: bool = False,
+        hooks: Hooks | None = None,
     ) -> Tensor:
         """Predict (v, eps or x_0, as trained) from noised latents.
 
@@ -192,6 +203,7 @@ class UNet3D(nn.Module):
             canny: Edges in [0, 1], 1 channel.
             temporal: False passes around all layers along time; see `Step`.
             recompute: Compute activations again in the backward pass; see `Step`.
+            hooks: What the caller puts between the layers; see `Hooks`.
 
         Returns:
             The layout and size of ``x`` with ``out_channels`` channels.
@@ -216,7 +228,7 @@ class UNet3D(nn.Module):
         h = to_frames(x) if is_video else x.contiguous(memory_format=torch.channels_last)
         h = self._with_concat(h, concat, encoded, frames)
         emb, videos = self._embedding(t, fps, h), h.shape[0] // frames
-        step = Step(emb, self._context(context, image, histogram, videos, h), frames, temporal, recompute)
+        step = Step(emb, self._context(context, image, histogram, videos, h), frames, temporal, recompute, hooks)
         h = self._blocks(h, step)
         return to_video(h, frames) if is_video else h
 

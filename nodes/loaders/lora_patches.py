@@ -1,0 +1,94 @@
+"""A LoRA that was held against a MODEL, as patches of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...videolcm_core.families.vgen.lora import Change, LoraFit
+from ...videolcm_core.files.lora import LoraFile
+from ...videolcm_core.files.lora_weights import merge
+from .. import host
+
+UNET = "diffusion_model."
+
+
+class DecomposedLora(host.LoRAAdapter):
+    """DoRA as its trainers compute it: lengths are taken after the difference was added.
+
+    The host takes them before it where the magnitude is one of outputs. ``weights`` is the host's tuple (up, down,
+    alpha, mid, magnitude, reshape), which the host moves to the device and builds the object from again.
+    """
+
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Any,
+        intermediate_dtype: torch.dtype = torch.float32,
+        original_weight: Any = None,
+    ) -> Tensor:
+        """Add the change to ``weight`` in place and return it; arguments are the host's."""
+        up, down, alpha, _, magnitude, _ = self.weights
+        up, down, magnitude = (value.to(weight.device) for value in (up, down, magnitude))
+        merged = merge(weight, up, down, alpha / down.shape[0], magnitude, strength)
+        return weight.add_(function((merged - weight.float()).to(weight.dtype)))
+
+
+class ReplacedWeight(host.WeightAdapterBase):
+    """A weight or bias that was trained whole: at strength 1 it takes the place of the model's."""
+
+    name = "replaced"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor]) -> None:
+        """Keep what the host builds the object from again."""
+        self.loaded_keys, self.weights = loaded_keys, weights
+
+    def calculate_weight(
+        self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any, *_: Any
+    ) -> Tensor:
+        """Move ``weight`` towards the value in place and return it; arguments are the host's."""
+        change = strength * (self.weights[0].to(weight.device, torch.float32) - weight.float())
+        return weight.add_(function(change.to(weight.dtype)))
+
+
+def make_patches(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) -> dict[str, Any]:
+    """Patches for `ModelPatcher.add_patches`; what is found not to fit is noted in ``fit``.
+
+    Args:
+        lora: The file.
+        fit: From `fit_lora` for this model.
+        shapes: Of the network's weights.
+    """
+    patches = {UNET + key: _adapter(change) for key, change in fit.changes.items()}
+    patches |= {UNET + key: ("diff", (bias,)) for key, bias in fit.biases.items()}
+    patches |= {UNET + key: ReplacedWeight({key}, (value,)) for key, value in fit.values.items()}
+    return patches | _other_kinds(lora, fit, shapes)
+
+
+def _adapter(change: Change) -> Any:
+    alpha = change.scale * change.down.shape[0]
+    kind = host.LoRAAdapter if change.magnitude is None else DecomposedLora
+    return kind(set(), (change.up, change.down, alpha, None, change.magnitude, None))
+
+
+def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) -> dict[str, Any]:
+    """LoHa, LoKr and the host's other kinds, of which the host alone knows the names and the arithmetic."""
+    modules = {name: f"{UNET}{own}.weight" for own, name in fit.names.items()}
+    found = host.lora_patches(lora.rest, modules)
+    patches = {}
+    for key, patch in found.items():
+        own = key.removeprefix(UNET)
+        if own in shapes and own not in fit.changes and host.patch_fits(patch, shapes[own], key):
+            patches[key] = patch
+        else:
+            fit.misshapen.append(f"{own} {list(shapes[own])}" if own in shapes else own)
+    for own, name in fit.names.items():
+        if not {f"{UNET}{own}.weight", f"{UNET}{own}.bias"} & set(found):
+            fit.unknown.append(f"{name} in a layout that is not known")
+    return patches
