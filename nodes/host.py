@@ -294,7 +294,8 @@ def append_to_conditioning(conditioning: Any, key: str, value: tuple) -> Any:
     return node_helpers.conditioning_set_values(conditioning, {key: value}, append=True)
 
 
-_notes: dict[str, list[str]] = {}
+_notes: dict[str, tuple[str, list[str]]] = {}
+"""What nodes told the page, by node: in which prompt, and the messages."""
 
 
 def forget_notes() -> None:
@@ -305,14 +306,23 @@ def forget_notes() -> None:
         _show(context.node_id, "")
 
 
+def forget_old_notes() -> None:
+    """The same, for code that runs inside a node of the host: what was told in this very prompt stays."""
+    context = get_executing_context()
+    if context is not None and _notes.get(context.node_id, (context.prompt_id,))[0] != context.prompt_id:
+        forget_notes()
+
+
 def tell(*messages: str) -> None:
     """Warn in the log, and in the page on the node that is running."""
     for message in messages:
         log.warning("VideoLCM: %s", message)
     context = get_executing_context()
     if messages and context is not None:
-        _notes.setdefault(context.node_id, []).extend(messages)
-        _show(context.node_id, "\n\n".join(_notes[context.node_id]))
+        forget_old_notes()
+        _, told = _notes.setdefault(context.node_id, (context.prompt_id, []))
+        told.extend(message for message in messages if message not in told)
+        _show(context.node_id, "\n\n".join(told))
 
 
 def _show(node_id: str, text: str) -> None:

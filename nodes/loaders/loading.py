@@ -124,7 +124,9 @@ def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
 def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
     name = Path(path).name
     state_dict = text_state_dict(tensors, name)
-    clip = host.make_clip(text_target(text_config(state_dict, settings.file.text_config)), state_dict, disable_dynamic)
+    known = frozenset(tensors["vocabulary"].long().tolist()) if "vocabulary" in tensors else None
+    target = text_target(text_config(state_dict, settings.file.text_config), known)
+    clip = host.make_clip(target, state_dict, disable_dynamic)
     _check_part(name, TEXT_PREFIX, state_dict, clip.cond_stage_model.state_dict())
     return clip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,9 +17,8 @@ from ...videolcm_core.files.settings import (
 )
 from ...videolcm_core.files.settings import read_settings as read_file_settings
 from ...videolcm_core.networks.vgen.unet3d import UNetConfig
+from .. import host
 from ..model.model_sampling import SamplingOptions
-
-log = logging.getLogger(__name__)
 
 SAMPLING_PRESETS: Final = {
     "videolcm": SamplingOptions(),
@@ -99,20 +97,16 @@ def read_settings(
 
 
 def _warn_of_guesses(file: FileSettings, options: SamplingOptions, name: str) -> None:
-    """Say in the log what the file did not."""
+    """Say on the node what the file did not."""
     if "sampling" in file.given or ("prediction" in file.given and file.sampling is not None):
         return
     unsaid = "whether it is a student or a teacher" if "prediction" in file.given else "its prediction type"
     same = [choice for choice, preset in SAMPLING_PRESETS.items() if preset == options]
     schedule = "zero terminal SNR" if options.zero_terminal_snr else "Stable Diffusion's schedule"
     grid = f"{options.original_steps}-step grid" if options.distilled else "1000 timesteps"
-    log.warning(
-        "VideoLCM: %s says nothing about %s; taking '%s' (%s prediction, %s, %s). If the video is noise, choose "
-        "`sampling` in Load VideoLCM Model: 'teacher' for TF-T2V files, 'eps' for ModelScope files.",
-        name,
-        unsaid,
-        same[0] if same else "lcm" if options.distilled else "teacher",
-        "noise" if options.prediction == "eps" else options.prediction,
-        schedule,
-        grid,
+    choice = same[0] if same else "lcm" if options.distilled else "teacher"
+    predicts = "noise" if options.prediction == "eps" else options.prediction
+    host.tell(
+        f"{name} says nothing about {unsaid}; taking '{choice}' ({predicts} prediction, {schedule}, {grid}). If the "
+        "video is noise, choose `sampling` in Load VideoLCM Model: 'teacher' for TF-T2V files, 'eps' for ModelScope files."
     )

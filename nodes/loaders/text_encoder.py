@@ -11,17 +11,19 @@ from torch import Tensor
 from .. import host
 
 CLIP_TOKENS: Final = 49408
+START_TOKEN: Final = 49406  # it and the end's come after all words
 HOST_PREFIX: Final = "clip_l."
 TEXT_MODEL: Final = "transformer.text_model."
 TOKENS_KEY: Final = f"{TEXT_MODEL}embeddings.token_embedding.weight"
 POSITIONS_KEY: Final = f"{TEXT_MODEL}embeddings.position_embedding.weight"
 
 
-def text_target(config: Mapping[str, Any]) -> Any:
+def text_target(config: Mapping[str, Any], known: frozenset[int] | None = None) -> Any:
     """The host's description of a text encoder of these sizes.
 
     Args:
         config: In the names of a CLIP ``config.json``.
+        known: Token ids that the encoder has a row of its own for; None where it knows all of CLIP's.
     """
     width = int(config["hidden_size"])
 
@@ -51,7 +53,42 @@ def text_target(config: Mapping[str, Any]) -> Any:
                 embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=WordTokenizer
             )
 
+        def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Any:
+            tokens = super().tokenize_with_weights(text, return_word_ids, **kwargs)
+            if known is not None:
+                host.tell(*unknown_note(tokens, self.clip_l.inv_vocab, known))
+            return tokens
+
     return host.ClipTarget(Tokenizer, ClipModel)
+
+
+def unknown_note(tokens: Mapping[str, Any], words: Mapping[int, str], known: frozenset[int]) -> list[str]:
+    """A sentence about words of a prompt that a small text encoder never saw, and those that it knows.
+
+    Args:
+        tokens: The host's, ``(id, weight, ...)`` by encoder and row.
+        words: CLIP's pieces of words by id; those that end a word end in ``</w>``.
+        known: Ids that the encoder knows.
+    """
+    unknown: list[str] = []
+    word, new = "", False
+    for row in next(iter(tokens.values())):
+        for token, *_ in row:
+            if not isinstance(token, int) or token >= START_TOKEN:
+                continue
+            piece = words.get(token, "")
+            word, new = word + piece.removesuffix("</w>"), new or token not in known
+            if piece.endswith("</w>"):
+                if new and word not in unknown:
+                    unknown.append(word)
+                word, new = "", False
+    if not unknown:
+        return []
+    whole = sorted(words[i].removesuffix("</w>") for i in known if words.get(i, "").endswith("</w>"))
+    return [
+        f"this model's text encoder does not know {', '.join(unknown[:10])}: such words are ignored. It knows: "
+        f"{', '.join(word for word in whole if word.isalpha())}."
+    ]
 
 
 def text_state_dict(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -125,10 +125,9 @@ class VideoLCMModel(host.BaseModel):
             )
         videos = noise.shape[0] if noise.ndim == 5 else 1
         if context.shape[0] not in (1, videos, noise.shape[0]) and noise.shape[0] > 1:
-            log.warning(
-                "VideoLCM: %d prompts for %d frames: the prompts are repeated or cut to one per frame.",
-                context.shape[0],
-                noise.shape[0],
+            host.tell(
+                f"{context.shape[0]} prompts for {noise.shape[0]} frames: the prompts are repeated or cut to one per "
+                "frame."
             )
 
     def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +11,6 @@ from .attention_patches import REPLACEMENTS
 from .finite import attach_finite_check
 from .model_sampling import VideoLCMModelSampling
 from .unet import KNOWN_PATCHES
-
-log = logging.getLogger(__name__)
 
 KEY = "videolcm_guard"
 SUITABLE_SAMPLERS = ("lcm", "videolcm")
@@ -32,8 +29,11 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
     cfg = float(getattr(guider, "cfg", 1.0))
     places = guider.model_patcher.model.diffusion_model.attention_places()
     found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options, places)
+    windows = guider.model_options.get("context_handler") is not None
+    found += other_sizes(guider.model_patcher.model.model_config.settings.file, noise, windows)
+    host.forget_old_notes()
     if found:
-        log.warning("VideoLCM: this run may disappoint: %s.", "; ".join(found))
+        host.tell(f"this run may disappoint: {'; '.join(found)}.")
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
@@ -55,6 +55,28 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
         found.append("the latent is [batch, channels, frames, h, w] and VAE Decode will show one frame of it")
     if isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled:
         found += _distilled_hazards(sampling, sampler, sigmas, cfg)
+    return found
+
+
+def other_sizes(file: Any, noise: Tensor, windows: bool) -> list[str]:
+    """How the latent differs from the videos that the model was trained on, where it matters.
+
+    Args:
+        file: What the checkpoint says, with ``width``, ``height`` (pixels) and ``frames``.
+        noise: Start noise, ``[F, 4, h, w]`` or ``[B, 4, F, h, w]``.
+        windows: Whether context windows cut a long video into pieces.
+    """
+    found = []
+    frames = noise.shape[2] if noise.ndim == 5 else noise.shape[0]
+    width, height = 8 * noise.shape[-1], 8 * noise.shape[-2]
+    if not 0.5 <= width * height / (file.width * file.height) <= 2.0:
+        found.append(
+            f"the latent is {width} x {height} pixels and the model was trained at {file.width} x {file.height} "
+            "(connect the model to Empty VideoLCM Latent for its own size)"
+        )
+    if frames > 1 and not windows and not 0.5 <= frames / file.frames <= 1.5:
+        longer = "; for more frames use Context Windows (Manual) with dim 0" if frames > file.frames else ""
+        found.append(f"the latent has {frames} frames and the model was trained on {file.frames}{longer}")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,8 +11,6 @@ from .. import host
 from ..model.model_sampling import VideoLCMModelSampling
 from ..schema import combo, make, schema
 from .sigmas import NOISE_DEVICES, ddim_sigmas, lcm_sigmas, make_sampler, original_steps_of
-
-log = logging.getLogger(__name__)
 
 CATEGORY = "VideoLCM/sampling"
 NOISE_DEVICE_TOOLTIP = (
@@ -131,6 +128,7 @@ class VideoLCMSampler(io.ComfyNode):
                 f"cfg is {cfg} and no negative prompt is connected; allowed: cfg 1 without one. Connect `negative` "
                 f"(an empty CLIP Text Encode will do), or set cfg to 1."
             )
+        host.forget_notes()
         sampling = model.get_model_object("model_sampling")
         _warn_if_foreign(sampling)
         sigmas = lcm_sigmas(sampling, steps, original_steps_of(sampling), strength)
@@ -177,9 +175,9 @@ def _with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
 
 def _warn_if_foreign(sampling: Any) -> None:
     if not isinstance(sampling, VideoLCMModelSampling):
-        log.warning("VideoLCM Sampler: this MODEL samples as %s; add VideoLCM Model Sampling.", type(sampling).__name__)
+        host.tell(f"VideoLCM Sampler: this MODEL samples as {type(sampling).__name__}; add VideoLCM Model Sampling.")
     elif not sampling.options.distilled:
-        log.warning("VideoLCM Sampler: this MODEL is a teacher, not distilled; use KSampler with euler and 50 steps.")
+        host.tell("VideoLCM Sampler: this MODEL is a teacher, not distilled; use KSampler with euler and 50 steps.")
 
 
 class VideoLCMScheduler(io.ComfyNode):
