@@ -108,5 +108,6 @@ def _warn_of_guesses(file: FileSettings, options: SamplingOptions, name: str) ->
     predicts = "noise" if options.prediction == "eps" else options.prediction
     host.tell(
         f"{name} says nothing about {unsaid}; taking '{choice}' ({predicts} prediction, {schedule}, {grid}). If the "
-        "video is noise, choose `sampling` in Load VideoLCM Model: 'teacher' for TF-T2V files, 'eps' for ModelScope files."
+        "video is noise, choose `sampling` in Load VideoLCM Model: 'teacher' for TF-T2V files, 'eps' for ModelScope "
+        "files."
     )

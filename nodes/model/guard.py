@@ -66,7 +66,9 @@ def other_sizes(file: Any, noise: Tensor, windows: bool) -> list[str]:
         noise: Start noise, ``[F, 4, h, w]`` or ``[B, 4, F, h, w]``.
         windows: Whether context windows cut a long video into pieces.
     """
-    found = []
+    found: list[str] = []
+    if not {"width", "height", "frames"} <= file.given:  # the file does not say
+        return found
     frames = noise.shape[2] if noise.ndim == 5 else noise.shape[0]
     width, height = 8 * noise.shape[-1], 8 * noise.shape[-2]
     if not 0.5 <= width * height / (file.width * file.height) <= 2.0:

@@ -337,6 +337,43 @@ def test_guard_warns_once_about_unsuitable_settings(model, prompt, latent, ksamp
     assert len(every) == 1 and every[0].count(";") == 3
 
 
+def test_guard_names_a_size_and_length_that_the_model_was_not_trained_on(host, ksampler, caplog):
+    model, clip, *_ = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini.safetensors")
+    text = host.run("CLIPTextEncode", clip=clip, text="a horse")[0]
+
+    def told(width, height, frames):
+        caplog.clear()
+        latent = host.run("VideoLCMEmptyLatent", width=width, height=height, frames=frames)[0]
+        with caplog.at_level(logging.WARNING):
+            ksampler(model, text, latent, steps=1)
+        return caplog.text
+
+    assert "may disappoint" not in told(64, 64, 16)
+    assert "the latent is 128 x 128 pixels and the model was trained at 64 x 64 (connect the model" in told(
+        128, 128, 16
+    )
+    assert "has 32 frames and the model was trained on 16; for more frames use Context Windows" in told(64, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("prompt_text", "unknown"),
+    [
+        ("a horse jumps up and down on sand", []),
+        ("a (dragon:1.2) and a castle on sand, dragon", ["dragon", "castle"]),
+        ("", []),
+    ],
+)
+def test_words_that_the_embedded_model_does_not_know_are_named(host, caplog, prompt_text, unknown):
+    _, clip, *_ = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini.safetensors")
+    with caplog.at_level(logging.WARNING):
+        host.run("CLIPTextEncode", clip=clip, text=prompt_text)
+    if not unknown:
+        assert "does not know" not in caplog.text
+        return
+    assert f"does not know {', '.join(unknown)}" in caplog.text and "It knows: " in caplog.text
+    assert "horse" in caplog.text and "snowman" in caplog.text.split("It knows")[1]
+
+
 def test_guard_names_patches_without_effect(model, prompt, latent, ksampler, caplog):
     patched = model.clone()
     patched.set_model_patch(lambda args: args, "double_block")
