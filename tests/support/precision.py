@@ -61,6 +61,11 @@ class Exact:
         value = self.values[name]
         return ROOM * self.effects[name] + self.unit * (value.abs().max().item() if value.numel() else 0.0)
 
+    def of_another(self, values: dict[str, Tensor]) -> Exact:
+        """Other exact values, in the same order, of a case that takes the same steps: rounding does as much to them."""
+        effects, norms = (dict(zip(values, of.values(), strict=False)) for of in (self.effects, self.norms))
+        return Exact(values, effects, norms, self.unit)
+
 
 def named(result: Any) -> dict[str, Tensor]:
     """Tensors of a result by name."""
