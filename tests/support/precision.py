@@ -133,6 +133,14 @@ def assert_rounded(compute: Compute, copies: int | None = None, tables: bool = F
     return exact
 
 
+def assert_differ(compute: Compute, *others: Tensor) -> None:
+    """Hold results to be of other mathematics: further from the exact one than float32 rounding explains."""
+    exact = without_rounding(compute)
+    for other in others:
+        error, bound = distance(other, exact.values[""]), exact.bound()
+        assert error > bound, f"they differ by {error:.2e} only; float32 rounding alone explains {bound:.2e}"
+
+
 def assert_recorded(compute: Compute, recorded: Tensor, copies: int | None = None, tables: bool = False) -> Exact:
     """Hold a computation to a float32 value of the same mathematics by other code, and its own float32 to the truth."""
     exact = assert_rounded(compute, copies, tables)
