@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from precision import distance, without_rounding
 from reference import Reference, Result, load_recipe
 from torch import Tensor
 
@@ -55,9 +56,20 @@ def check_annotators(reference: Reference) -> Iterator[Result]:
 
     yield from reference.judge(depths)
     yield from reference.judge(lambda: {"pidinet.edge": edges(pixels)})
-    yield from reference.judge(lambda: {"sketch.clean": 1 - cleaner(1 - recorded)}, "of the recorded edge: ")
     frames = pixels.movedim(1, -1)
-    yield from reference.judge(lambda: {"sketch.clean": authors_sketch(frames, edges, cleaner)}, "of the image: ")
+
+    def sketch() -> dict[str, Tensor]:
+        return {"sketch.clean": authors_sketch(frames, edges, cleaner)}
+
+    exact = without_rounding(sketch)
+    yield from reference.judge_one("sketch.clean of the image", "sketch.clean", sketch()["sketch.clean"], exact)
+    # The recorded edge is a float32 result of the first half, so this is the same computation too.
+    of_edge = (1 - cleaner(1 - recorded)).reshape(exact.values["sketch.clean"].shape)
+    yield Result(
+        "sketch.clean of the recorded edge",
+        distance(of_edge, exact.values["sketch.clean"]),
+        exact.bound("sketch.clean"),
+    )
 
 
 def _weights(reference: Reference, prefix: str) -> dict[str, Tensor]:
