@@ -21,8 +21,8 @@ _EXACT = frozenset(
     new_full new_ones new_zeros ones ones_like pad pin_memory reflection_pad1d reflection_pad2d relu relu_ repeat
     repeat_interleave replication_pad2d replication_pad3d reshape resize_ roll round round_ scalar_tensor scatter
     select_backward sign slice_backward slice_scatter sort split_with_sizes_copy stack threshold_backward tile to
-    topk tril tril_ triu triu_ trunc unfold unfold_copy unique_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d
-    where zero_ zeros zeros_like
+    topk tril tril_ triu triu_ trunc unfold unfold_copy unique_dim upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d where zero_ zeros zeros_like
     """.split()
 )
 
