@@ -120,8 +120,11 @@ def test_the_layout_changes_nothing(scale):
         recompute = layout.get("recompute", False)
         tasks.append(tiny.tiny_task(scale=Scale(accumulation=layout.get("accumulation", 1)), recompute=recompute))
         losses.append([step(tasks[-1], index)["loss"] for index in range(2)])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    assert largest_difference(*map(weights, tasks)) <= 1e-6
+    # Recomputing is the same arithmetic; micro-batches add up gradients in another order, within the 1e-6 that two
+    # processes are held to.
+    allowed = 0.0 if "recompute" in scale else 1e-6
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= allowed
+    assert largest_difference(*map(weights, tasks)) <= allowed
 
 
 def test_checkpointing_repeats_dropout():
@@ -134,7 +137,7 @@ def test_checkpointing_repeats_dropout():
         return grads
 
     plain, saving = gradients(False), gradients(True)
-    assert largest_difference(plain, saving) <= 1e-7
+    assert largest_difference(plain, saving) == 0, "the same arithmetic, twice"
 
 
 def test_low_precision_trains_float32_weights():
