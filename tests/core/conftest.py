@@ -16,9 +16,10 @@ from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small tensors: more threads only wait for one another."""
+    """Small tensors: more threads only wait for one another. And the same random numbers in every run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from norms import NORMS, OF_A_GRADIENT, OF_A_RESULT, OF_A_SOFTMAX, SOFTMAX
 from torch import Tensor
 
 # Operations that move, choose or make numbers without rounding them.
@@ -31,17 +32,8 @@ _RANDOM = frozenset(
     randint_like randn randn_like random_ randperm uniform uniform_""".split()
 )
 
-NORMS = ("native_group_norm", "native_layer_norm", "group_norm", "layer_norm")
 BATCH_NORMS = ("native_batch_norm", "batch_norm")  # with a mean that does not depend on what is given
 _UPSAMPLING = re.compile("_?upsample_(linear1d|bilinear2d|bicubic2d|trilinear3d)(_aa)?$")
-
-
-# A norm is ``x * scale + shift`` with ``scale = gamma / sqrt(variance + eps)`` and ``shift = beta - mean * scale``.
-# Rounded at the size of ``x * scale``, before the mean is gone: the mean's sum and division, and both products.
-OF_A_SHIFT = 4**0.5
-# Relative to the result: the variance's sum and division and the addition of eps, halved by the root; the root, its
-# reciprocal, the product with gamma, and the two sums.
-_OF_A_NORM = (3 / 4 + 5) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -94,34 +86,24 @@ def count(name: str, args: tuple, index: int, made: Tensor) -> float:
         return _in_a_row(args[0].shape[-1])
     if name in ("addmm", "baddbmm", "addmv"):
         return _in_a_row(args[1].shape[-1])
-    if name in NORMS or name in BATCH_NORMS:
-        return _OF_A_NORM
+    if name in NORMS:
+        return OF_A_RESULT if not index else 1.0
+    if name in BATCH_NORMS:
+        return OF_A_RESULT
     if match := _UPSAMPLING.match(name):
         return _coordinates(args[0].shape[2:], made.shape[2:], args[2] is True, match[2] is not None)
-    if name == "native_group_norm_backward" and index:
+    if name in ("native_group_norm_backward", "native_layer_norm_backward") and not index:
+        return OF_A_GRADIENT
+    if name == "native_group_norm_backward":
         return _in_a_row(args[0].numel() // args[0].shape[1])
-    if name == "native_layer_norm_backward" and index:
+    if name == "native_layer_norm_backward":
         return _in_a_row(args[0].numel() // args[0].shape[-1])
-    if "scaled_dot_product" in name:
-        return _in_a_row(args[1].shape[-1] + args[1].shape[-2])
+    if name in SOFTMAX:
+        return OF_A_SOFTMAX
+    if "scaled_dot_product" in name:  # two sums of products in a row, and a softmax between
+        products, length = args[1].shape[-1] + args[1].shape[-2], args[1].shape[-2]
+        return (products / 2 + length / 3 + OF_A_SOFTMAX**2) ** 0.5
     return 1.0
-
-
-def size_of_a_shift(func: Any, args: tuple, kwargs: dict) -> Tensor:
-    """``x * scale`` of a group or layer norm: what is rounded before the mean is gone.
-
-    It is not enough to shake ``x`` before the norm: of a group of few numbers the mean takes that away again, of one
-    number all, though ``x * scale - mean * scale`` is rounded there as well.
-    """
-    given = {a.name: kwargs.get(a.name, a.default_value) for a in func._schema.arguments}
-    given.update(zip(given, args, strict=False))
-    x, weight = given["input"], given["weight"]
-    groups = given.get("group", given.get("num_groups"))
-    rows = x.flatten(x.ndim - len(given["normalized_shape"])) if groups is None else x.reshape(len(x), groups, -1)
-    sized = (rows * (rows.var(-1, unbiased=False, keepdim=True) + given["eps"]).rsqrt()).reshape(x.shape)
-    if weight is None:
-        return sized
-    return sized * (weight if groups is None else weight.view(-1, *[1] * (x.ndim - 2)))
 
 
 def _coordinates(given: torch.Size, made: torch.Size, corners: bool, antialiased: bool) -> float:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from roundings import BATCH_NORMS, NORMS, OF_A_SHIFT, Kind, count, kind_of, size_of_a_shift, tensors_of
+from norms import NORMS, OF_PRODUCTS, SOFTMAX, shake_norm, shake_softmax
+from roundings import BATCH_NORMS, Kind, count, kind_of, tensors_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,18 +22,22 @@ UNIT_64 = 2.0**-53
 UNITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: UNIT, torch.float64: UNIT_64}
 """The same of every precision."""
 
+COARSE = 2.0**6
+"""Times float32's rounding, that a long computation is shaken by; see `coarse`."""
+
 _KINDS: dict[Any, Kind] = {}
 
 
 class _Operations(TorchDispatchMode):
-    """Shakes what every operation on wide numbers returns."""
+    """Shakes what every operation on numbers of one type returns."""
 
-    def __init__(self, seed: int | None, unit: float) -> None:
+    def __init__(self, seed: int | None, unit: float, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.rounds, self._unit = seed is not None, unit
+        self.rounds, self._unit, self._dtype = seed is not None, unit, dtype
+        self._whole = unit in (UNIT, COARSE * UNIT)  # lower precisions have their norms and sums in float32
         self._offsets = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed or 0)
-        self._factors = torch.empty(0, dtype=torch.float64)
+        self._factors = torch.empty(0, dtype=dtype)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -46,49 +51,54 @@ class _Operations(TorchDispatchMode):
         if not kind.written and not kind.draws and (kind.moves or not self.rounds):
             return func(*args, **kwargs)
         changed = [value for value in kind.changed(args, kwargs) if value.is_floating_point()]
-        if kind.draws:
+        if self._dtype == torch.float64 and kind.draws:
             return _draw(func, kind.name, changed, args, kwargs)
-        if any(value.dtype == torch.float32 for value in changed) and _is_wide(tensors_of((args, kwargs))):
+        if _is_narrow(changed, (), {}) and self._dtype == torch.float64 and _is_wide(tensors_of((args, kwargs))):
             raise RuntimeError(f"{kind.name} would write float64 numbers into a float32 tensor; make it of their type.")
-        if not self.rounds or kind.moves:
+        if not self.rounds or kind.moves or kind.draws:
             return func(*args, **kwargs)
         taken = {value.untyped_storage().data_ptr() for value in tensors_of((args, kwargs))}
-        whole = self._unit == UNIT  # lower precisions have their norms and sums in float32
-        if whole and kind.name in BATCH_NORMS:
+        if self._whole and kind.name in BATCH_NORMS:
             args = (args[0].clone(), *args[1:])
-            self._shake(args[0], OF_A_SHIFT)
+            self._shake(args[0], OF_PRODUCTS)
         results = func(*args, **kwargs)
         made = changed or [v for v in tensors_of(results) if v.untyped_storage().data_ptr() not in taken]
-        if whole and kind.name in NORMS and args[0].dtype == torch.float64:
-            self._shake(made[0], OF_A_SHIFT, size_of_a_shift(func, args, kwargs))
+        if self._whole and kind.name in NORMS and args[0].dtype in (self._dtype, torch.float64):
+            shake_norm(func, args, kwargs, made, self._drawn)
+        if self._whole and kind.name in SOFTMAX and made[0].dtype in (self._dtype, torch.float64) and made[0].ndim:
+            shake_softmax(args[1], made[0], self._drawn)
         for index, value in enumerate(made):
             # Errors of an interpolation's weights are multiplied by neighbours, which the result may be smaller than.
             size = func(args[0].abs(), *args[1:], **kwargs) if kind.interpolates else None
-            self._shake(value, count(kind.name, args, index, value) if whole else 1.0, size)
+            self._shake(value, count(kind.name, args, index, value) if self._whole else 1.0, size)
         return results
 
     def _shake(self, value: Tensor, roundings: float, size: Tensor | None = None) -> None:
         """Add roundings of the size of a value, or of other numbers."""
-        if value.dtype == torch.float64 and value.numel():
-            span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-            if len(self._factors) < 2 * span:
-                drawn = torch.rand(max(4 * span, 2**16), generator=self._generator, dtype=torch.float64)
-                self._factors = drawn.mul_(2.0 * self._unit).sub_(self._unit)
-            start = self._offsets.randrange(len(self._factors) - span + 1)
-            factors = self._factors.as_strided(value.shape, value.stride(), start)
+        if value.dtype in (self._dtype, torch.float64) and value.numel():
+            factors = self._drawn(value)
             # What float32 can hold is not rounded: the 0 and 1 of pure noise, whole numbers before `floor`.
             size = value if size is None else size
-            if size.numel() < _SMALL:
+            if size.numel() < _SMALL and self._dtype == torch.float64:
                 factors = factors * (size != size.float())
             value.addcmul_(size, factors, value=roundings)
+
+    def _drawn(self, value: Tensor) -> Tensor:
+        """Relative errors of one rounding each, in the shape and order of a value."""
+        span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+        if len(self._factors) < 2 * span:
+            drawn = torch.rand(max(4 * span, 2**16), generator=self._generator, dtype=self._dtype)
+            self._factors = drawn.mul_(2.0 * self._unit).sub_(self._unit)
+        start = self._offsets.randrange(len(self._factors) - span + 1)
+        return self._factors.as_strided(value.shape, value.stride(), start)
 
 
 class _Calls(TorchFunctionMode):
     """Widens what is given to PyTorch's functions; tables alone are left as they are, and are not shaken."""
 
-    def __init__(self, operations: _Operations, tables: bool) -> None:
+    def __init__(self, operations: _Operations, tables: bool, widens: bool = True) -> None:
         super().__init__()
-        self._operations, self._tables = operations, tables
+        self._operations, self._tables, self._widens = operations, tables, widens
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._modes: dict[Any, bool] = {}
 
@@ -102,6 +112,8 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         numbers = [value for value in tensors_of((args, kwargs)) if value.is_floating_point()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
+            if not self._widens:
+                return func(*args, **kwargs)
             if _is_narrow(numbers, args, kwargs):
                 args, kwargs = _mapped(self._widen, args), _mapped(self._widen, kwargs)
             func = torch.Tensor.double if func is torch.Tensor.float else func
@@ -112,7 +124,7 @@ class _Calls(TorchFunctionMode):
             results = func(*args, **kwargs)
         finally:
             self._operations.rounds = rounds
-        if func in _FACTORIES:  # to be filled in place, with wide numbers
+        if self._widens and func in _FACTORIES:  # to be filled in place, with wide numbers
             results = _mapped(_widen, results)
         for value in tensors_of(results):
             setattr(value, _TABLE, True)
@@ -152,6 +164,20 @@ def wide(seed: int | None = None, tables: bool = False, unit: float = UNIT) -> I
     """
     operations = _Operations(seed, unit)
     with operations, _Calls(operations, tables):
+        yield
+
+
+@contextmanager
+def coarse(seed: int) -> Iterator[None]:
+    """Compute as it is, shaken by roundings `COARSE` times as large as float32's; tables are left alone.
+
+    What our code computes in float64 is shaken as well: other code of the same mathematics may have it in float32.
+
+    Rounding acts linearly, so a `COARSE`-th of what this makes of a result is the effect of float32 rounding. The
+    rounding of the CPU at hand adds a `COARSE`-th to that, in quadrature. It takes half the time of float64.
+    """
+    operations = _Operations(seed, COARSE * UNIT, torch.float32)
+    with operations, _Calls(operations, tables=False, widens=False):
         yield
 
 
