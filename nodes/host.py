@@ -54,6 +54,7 @@ from comfy.supported_models_base import ClipTarget as ClipTarget
 from comfy.weight_adapter import LoRAAdapter as LoRAAdapter
 from comfy.weight_adapter import WeightAdapterBase as WeightAdapterBase
 from comfy_execution.utils import get_executing_context
+from PIL import Image
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -279,6 +280,35 @@ def prepare_callback(model: Any, steps: int, x_0_output: dict[str, Tensor]) -> C
     return latent_preview.prepare_callback(model, steps, x_0_output)
 
 
+def shows_previews() -> bool:
+    """Whether somebody looks at the run, and has not switched previews off in the page or on the command line."""
+    server: Any = _server()
+    context = get_executing_context()
+    if server is None or context is None or getattr(server, "client_id", None) not in server.sockets:
+        return False
+    running = server.prompt_queue.currently_running.values()
+    extra = next((item[3] for item in list(running) if item[1] == context.prompt_id), {})
+    asked = extra.get("preview_method", "default")
+    # Off is also the host's default, so only a word of the user's counts.
+    if asked == "default":
+        return not any(word.endswith("none") for word in _said("--preview-method"))
+    return asked != latent_preview.LatentPreviewMethod.NoPreviews.value
+
+
+def _said(option: str) -> list[str]:
+    """The values that the command line gives an option."""
+    after = zip(sys.argv, [*sys.argv[1:], ""], strict=True)
+    return [value if word == option else word for word, value in after if word.split("=")[0] == option]
+
+
+def show_preview(step: int, steps: int, image: Tensor | None) -> None:
+    """Show ``uint8 [height, width, 3]`` on the node that is running, in place of the host's preview of this step."""
+    if image is not None:
+        shown = Image.fromarray(image.numpy())
+        size = min(latent_preview.MAX_PREVIEW_RESOLUTION, max(shown.size))
+        comfy.utils.ProgressBar(steps).update_absolute(step, steps, ("JPEG", shown, size))
+
+
 def sample_custom(model: Any, noise: Tensor, cfg: float, sampler: Any, sigmas: Tensor, **kwargs: Any) -> Tensor:
     """The host's sampling, with everything a graph may have attached to the model."""
     return comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, **kwargs)
@@ -325,9 +355,14 @@ def tell(*messages: str) -> None:
         _show(context.node_id, "\n\n".join(told))
 
 
+def _server() -> Any:
+    """The host's web server; None where there is none."""
+    # Looked up, not imported: it is the whole server, which is there only when one runs.
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
 def _show(node_id: str, text: str) -> None:
-    # Looked up, not imported: this is the host's whole web server, which is there only when one runs.
-    server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server: Any = _server()
     if hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)
 

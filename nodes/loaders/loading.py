@@ -17,6 +17,7 @@ from ...videolcm_core.files.reading import load_state_dict
 from ...videolcm_core.networks.vgen.unet3d import UNet3D
 from .. import host
 from ..model.base_model import build_model
+from ..model.preview import attach_preview
 from .settings import CheckpointSettings, read_settings
 from .text_encoder import text_config, text_state_dict, text_target
 
@@ -58,6 +59,7 @@ def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto",
     """
     parts = read_parts(path)
     patcher = build_model(_settings(path, parts, sampling), parts.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+    attach_preview(patcher, parts.vae)
     patcher.cached_patcher_init = (load_model, (path, weight_dtype, sampling))
     return patcher
 
@@ -70,6 +72,7 @@ def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any,
     model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
     clip = _clip(path, settings, parts.text, disable_dynamic)
     vae = _vae(path, parts)
+    attach_preview(model, parts.vae)
     model.cached_patcher_init = (load_model, (path,))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (path,))
     if getattr(vae, "patcher", None) is not None:
