@@ -287,7 +287,7 @@ def shows_previews() -> bool:
     if server is None or context is None or getattr(server, "client_id", None) not in server.sockets:
         return False
     running = server.prompt_queue.currently_running.values()
-    extra = next((item[3] for item in list(running) if item[1] == context.prompt_id), {})
+    extra: dict[str, Any] = next((item[3] for item in list(running) if item[1] == context.prompt_id), {})
     asked = extra.get("preview_method", "default")
     # Off is also the host's default, so only a word of the user's counts.
     if asked == "default":
