@@ -24,6 +24,8 @@ IDS = (
     "VideoLCMDepthEstimator",
     "VideoLCMSketchExtractor",
     "VideoLCMMotionExtractor",
+    "VideoLCMPromptWords",
+    "VideoLCMCompare",
 )
 
 
