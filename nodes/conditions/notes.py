@@ -28,9 +28,7 @@ def condition_notes(kind: str, frames: Tensor, invert: bool) -> list[str]:
         grey = luma(1.0 - frames if invert else frames)
         notes += _depth_notes(grey, frames, invert) if kind == "depth" else _sketch_notes(grey, invert)
     if kind == "motion" and float((frames[..., 2] - 0.5).abs().mean()) > 0.1:
-        notes.append(
-            "this does not look like a motion image, in which blue is mid grey. Take it from VideoLCM Motion."
-        )
+        notes.append("this does not look like a motion image, in which blue is mid grey. Take it from VideoLCM Motion.")
     return notes
 
 

@@ -33,8 +33,8 @@ class VideoLCMPromptWords(io.ComfyNode):
             node_id="VideoLCMPromptWords",
             display_name="VideoLCM Prompt Words",
             category="VideoLCM/tools",
-            description="Makes a prompt of an object, a motion and a place that the embedded models videolcm-mini know. "
-            "Set a control below to randomize and each run draws another.",
+            description="Makes a prompt of an object, a motion and a place that the embedded models videolcm-mini "
+            "know. Set a control below to randomize and each run draws another.",
             search_aliases=["prompt", "random prompt", "words", "wildcard", "vocabulary", "prompt builder"],
             inputs=[
                 combo(

@@ -263,7 +263,5 @@ def end_of(blueprint: Blueprint, name: str, kind: str, link: int, slot: int) -> 
 def default_of(exposed: Exposed, classes: dict[str, Any]) -> Any:
     """A node's own value of an input."""
     return next(
-        options.get("default")
-        for name, _, options, _ in inputs_of(classes[exposed.node.type])
-        if name == exposed.input
+        options.get("default") for name, _, options, _ in inputs_of(classes[exposed.node.type]) if name == exposed.input
     )

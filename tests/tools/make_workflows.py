@@ -5,8 +5,8 @@
     workflows/NAME.json.gz       the same for links (`?template=NAME`) and under the templates' names of before
     subgraphs/TITLE.json         blueprints
 
-Links may hold letters, digits and `_.-` only, so no card's title; and every `.json` here becomes a card. A `.json.gz` is
-no card, and the host's server sends it, as a compressed answer, to a page that asks for the `.json`.
+Links may hold letters, digits and `_.-` only, so no card's title; and every `.json` here becomes a card. A `.json.gz`
+is no card, and the host's server sends it, as a compressed answer, to a page that asks for the `.json`.
 
 Run `.venv/bin/python tests/tools/make_workflows.py`; a test fails while the files differ from what this writes.
 """

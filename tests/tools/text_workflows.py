@@ -116,9 +116,7 @@ def text_to_video() -> Graph:
 def prompt_words() -> Graph:
     graph = Graph("videolcm_prompt_words", "02. Prompt words (pick or shuffle)", WORDS_NOTE, (0, 2, 340))
     load = graph.add("VideoLCMCheckpointLoader", "Model", 0, ckpt_name=STUDENT)
-    words = graph.add(
-        "VideoLCMPromptWords", "Steer", 1, object="a snowman", motion="spins around", place="on grass"
-    )
+    words = graph.add("VideoLCMPromptWords", "Steer", 1, object="a snowman", motion="spins around", place="on grass")
     prompt = graph.add("CLIPTextEncode", "Steer", 1, "Prompt", clip=(load, 1), text=(words, 0))
     latent = latent_of(graph, "Model", 0)
     sampler = sampler_of(graph, 2, (load, 0), (prompt, 0), latent)

@@ -1,7 +1,7 @@
 """Where the nodes of a workflow stand: columns from left to right, coloured groups, links that never run behind nodes.
 
-A graph names a group and a column for each node. Nodes of a column stand below each other, links go to a later column or
-down their own; a link down its own column runs beside the column and through the gap above its target, on reroutes.
+A graph names a group and a column for each node. Nodes of a column stand below each other, links go to a later column
+or down their own; a link down its own column runs beside it and through the gap above its target, on reroutes.
 """
 
 from __future__ import annotations
@@ -132,6 +132,8 @@ def detour(source: tuple[int, int], target: tuple[int, int], width: int) -> list
     if target[0] > source[0]:
         return []
     if target[0] < source[0] or target[1] < source[1]:
-        raise ValueError(f"a link from {source} to {target} runs backwards; allowed: to a later column, or down its own")
+        raise ValueError(
+            f"a link from {source} to {target} runs backwards; allowed: to a later column, or down its own"
+        )
     y = target[1] - TITLE - GAP // 2
     return [(source[0] + width + GUTTER // 3, y), (source[0] - GUTTER // 3, y)]
