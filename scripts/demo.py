@@ -2,7 +2,7 @@
 
     make demo PROMPT="a horse turns around on the grass" SEED=1 STEPS=4 OUT=output
     make demo COMFYUI=/path/to/ComfyUI         an existing ComfyUI and its Python; nothing in it is changed
-    make ui                                    the same server, for the browser
+    make ui                                    the same server, for the browser; prints links to the first templates
 
 Everything is an option of this script too (`--prompt`, ...); the environment variables of the same names are what
 `make` passes. The server has a base directory of its own under `.host`, into which this repository is linked, so an
@@ -20,7 +20,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ import comfy_server
 import setup
 
 WORKFLOW = setup.ROOT / "workflows" / "api" / "videolcm_text_to_video.json"
+# Templates that `make ui` names: what opens each is its name in a link.
+LINKED = {
+    "text to video": "videolcm_text_to_video",
+    "an image that starts to move": "videolcm_first_frame_to_video",
+    "1, 2, 4, 8 steps and the teacher": "videolcm_compare_steps",
+}
+ERROR_EDGE = "********** ERROR ***********"  # first and last line of a boxed error in the host's log
 SHEET_COLUMNS = 4
 SHEET_CELL = 192  # pixels; smaller frames are enlarged by a whole factor so that a person can see them
 
@@ -204,7 +213,7 @@ def make_server(settings: argparse.Namespace, tree: Path) -> comfy_server.ComfyS
     arguments = ("--cpu",) if comfy_server.needs_cpu_flag(sys.executable) else ()
     base = setup.BASE if settings.ui else setup.HOST / f"demo-{os.getpid()}"
     setup.link_pack(base)
-    options: dict[str, Any] = {"port": settings.port, "show_log": True} if settings.ui else {}
+    options: dict[str, Any] = {"port": settings.port} if settings.ui else {}
     return comfy_server.ComfyServer(tree, sys.executable, base, arguments=arguments, **options)
 
 
@@ -263,17 +272,69 @@ def serve(settings: argparse.Namespace, tree: Path) -> None:
     if not comfy_server.port_is_free(settings.port):
         raise DemoError(f"port {settings.port} is in use; choose another: make ui PORT={settings.port + 1}")
     server = make_server(settings, tree)
+    server.log_path.unlink(missing_ok=True)
+    ended = threading.Event()
+    console = threading.Thread(target=show_log, args=(server.log_path, ended, settings), daemon=True)
+    console.start()
     try:
         server.start()
-        print(
-            f"\nOpen {server.url} in a browser. The workflows are under Templates, VideoLCM. Ctrl-C stops.\n",
-            flush=True,
-        )
+        links = [f"  {server.url}/?template={name}&source={setup.PACK_NAME}  {what}" for what, name in LINKED.items()]
+        print("\nOpen one of these in a browser:", *links, sep="\n")
+        print(f"\nAll workflows are under Templates, {setup.PACK_NAME}. Ctrl-C stops.\n", flush=True)
         server.wait()
     except KeyboardInterrupt:
         pass
     finally:
         server.stop()
+        ended.set()
+        console.join(5)
+
+
+def show_log(path: Path, ended: threading.Event, settings: argparse.Namespace) -> None:
+    """Copy a growing log to the terminal until `ended`; of our own host without what it leaves out on purpose."""
+    lines = growing_lines(path, ended)
+    for line in lines if settings.comfyui else without_templates_error(lines):
+        print(line, end="", flush=True)
+
+
+def growing_lines(path: Path, ended: threading.Event) -> Iterator[str]:
+    """Whole lines of a file that is still being written; after `ended` those that are left."""
+    while not path.exists():
+        if ended.wait(0.05):
+            return
+    with open(path, encoding="utf-8", errors="replace") as log:
+        rest = ""
+        while True:
+            last = ended.is_set()  # asked before reading: what came in between is read in the next round
+            rest += log.read()
+            *lines, rest = rest.splitlines(keepends=True) or [""]
+            if rest.endswith("\n"):
+                lines, rest = [*lines, rest], ""
+            yield from lines
+            if last:
+                yield from [rest] if rest else []
+                return
+            ended.wait(0.1)
+
+
+def without_templates_error(lines: Iterable[str]) -> Iterator[str]:
+    """A log without the host's boxed error that its own example gallery is not installed.
+
+    `.host` leaves that gallery out, 400 MB of images of other models' workflows; this pack's templates come from the
+    pack. Every other error stays.
+    """
+    box: list[str] = []
+    for line in lines:
+        edge = ERROR_EDGE in line
+        if not box and not edge:
+            yield line
+            continue
+        box.append(line)
+        if edge and len(box) > 1:
+            if not any("comfyui-workflow-templates is not installed" in inner for inner in box):
+                yield from box
+            box = []
+    yield from box
 
 
 def main(arguments: list[str]) -> int:

@@ -164,7 +164,7 @@ def test_there_is_a_blueprint_for_each_way_to_steer():
     assert {path.stem for path in BLUEPRINTS} == {
         "Text to Video (VideoLCM)",
         "Depth to Video (VideoLCM)",
-        "First Frame to Video (VideoLCM)",
+        "Image to Video (VideoLCM, first frame)",
         "Video Inpainting (VideoLCM)",
         "Motion to Video (VideoLCM)",
     }

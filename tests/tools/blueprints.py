@@ -119,7 +119,7 @@ def depth_to_video() -> Blueprint:
 
 
 def first_frame_to_video() -> Blueprint:
-    parts = Parts("First Frame to Video (VideoLCM)", COMPOSER)
+    parts = Parts("Image to Video (VideoLCM, first frame)", COMPOSER)
     positive = parts.apply("first frame", parts.clip("image", 1))
     description = "An image starts to move as the prompt says, in 4 steps, saved as a file (image to video, i2v)."
     return parts.finish("a chicken jumps up and down on sand", positive, description, parts.strength)

@@ -55,7 +55,7 @@ HEIGHTS = {
     "VideoLCMModelLoader": 190,
     "VideoLCMMotionExtractor": 110,
     "VideoLCMPrepareFrames": 270,
-    "VideoLCMPromptWords": 230,
+    "VideoLCMPromptWords": 260,
     "VideoLCMSampler": 420,  # with room for the preview while it samples
     "VideoLCMScheduler": 170,
     "VideoLCMSketchExtractor": 178,
