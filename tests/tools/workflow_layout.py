@@ -19,11 +19,12 @@ LARGEST = (1840, 1140)
 GROUPS = {"Model": "#3f789e", "Your clip": "#a1752f", "Steer": "#5f8a4a", "Result": "#7a5aa6"}
 """Groups in the order of their numbers, with their colours."""
 
-# What each node needs in the page's two renderers, measured there; tests/browser asserts that nothing overlaps.
+# What each node needs in the page's two renderers, measured there; tests/browser asserts that nothing overlaps. Loaders
+# of files that do not come with the pack have room for the mark of a missing one.
 HEIGHTS = {
     "AdjustBrightness": 86,
     "BasicGuider": 54,
-    "CLIPLoader": 114,
+    "CLIPLoader": 146,
     "CLIPTextEncode": 110,
     "ContextWindowsManual": 410,
     "CreateVideo": 110,
@@ -33,8 +34,8 @@ HEIGHTS = {
     "ImageInvert": 34,
     "ImageScale": 146,
     "KSamplerSelect": 62,
-    "LoadDA3Model": 90,
-    "LoadVideo": 306,
+    "LoadDA3Model": 122,
+    "LoadVideo": 340,
     "MaskToImage": 34,
     "PreviewImage": 200,
     "PrimitiveInt": 86,
@@ -44,15 +45,15 @@ HEIGHTS = {
     "SamplerVideoLCM": 110,
     "SaveVideo": 400,
     "VAEDecode": 54,
-    "VAELoader": 62,
+    "VAELoader": 94,
     "VideoLCMApplyCondition": 206,
     "VideoLCMCheckpointLoader": 206,
-    "VideoLCMCompare": 290,
+    "VideoLCMCompare": 330,
     "VideoLCMDepthEstimator": 110,
     "VideoLCMEmptyLatent": 142,
     "VideoLCMExampleClip": 126,
     "VideoLCMInpaintCondition": 170,
-    "VideoLCMModelLoader": 190,
+    "VideoLCMModelLoader": 222,
     "VideoLCMMotionExtractor": 110,
     "VideoLCMPrepareFrames": 270,
     "VideoLCMPromptWords": 260,
