@@ -17,7 +17,7 @@ from torch import Tensor
 CODEC: Final = "mpeg4"
 BLOCK: Final = 16
 """Pixels of a macroblock's side; the clip's border is repeated up to a multiple of it."""
-# Fine quantisation, so that vectors follow the image and not the encoder's errors; only the first frame, and cuts,
+# Fine quantisation, so that vectors follow the picture and not the encoder's errors; only the first frame, and cuts,
 # stand alone (by default the encoder would also restart every 12 frames, and those frames would have no motion).
 _OPTIONS: Final = {"qmin": "2", "qmax": "4", "g": "600", "bf": "0"}
 
@@ -85,19 +85,19 @@ def _decoded_vectors(file: io.BytesIO) -> list[np.ndarray | None]:
 
 
 def _placed(vectors: np.ndarray, height: int, width: int, fill: bool) -> np.ndarray:
-    """A table of vectors as an image ``[2, H, W]``.
+    """A table of vectors as a picture ``[2, H, W]``.
 
     The encoder's vector points from a block to where its content was in the frame named by ``source`` (-1 is the one
     before), in units of ``1 / motion_scale`` pixels: times ``source`` it is the way that the content came.
     """
-    image = np.zeros((2, height, width), np.float32)
+    picture = np.zeros((2, height, width), np.float32)
     scale = vectors["motion_scale"].astype(np.float32)
     moved = np.stack([vectors["motion_x"], vectors["motion_y"]], 1) * (vectors["source"] / scale)[:, None]
     for vector, x, y, w, h in zip(moved, vectors["dst_x"], vectors["dst_y"], vectors["w"], vectors["h"], strict=True):
         x, y, half_w, half_h = int(x), int(y), int(w) // 2, int(h) // 2
         if fill:
             rows, columns = slice(max(0, y - half_h), y + half_h), slice(max(0, x - half_w), x + half_w)
-            image[:, rows, columns] = vector[:, None, None]
+            picture[:, rows, columns] = vector[:, None, None]
         elif 0 <= x < width and 0 <= y < height:
-            image[:, y, x] = vector
-    return image
+            picture[:, y, x] = vector
+    return picture

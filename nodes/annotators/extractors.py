@@ -102,10 +102,10 @@ class VideoLCMDepthEstimator(io.ComfyNode):
         frames, _ = _frames(source)
         loaded = Loaded({model_name: DEPTH_NETWORKS}, frames)
         depth = loaded.run(_DEPTH_BY[loaded.kinds[0]], *loaded.networks)
-        return _output(_depth_image(depth, normalize))
+        return _output(_depth_picture(depth, normalize))
 
 
-def _depth_image(depth: Tensor, normalize: bool) -> Tensor:
+def _depth_picture(depth: Tensor, normalize: bool) -> Tensor:
     """Depth ``[F, 1, H, W]`` as grey images ``[F, H, W, 3]``."""
     image = depth / DEPTH_SCALE
     nearest, farthest = image.max(), image.min()
