@@ -22,11 +22,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import comfy_server
+import host_log
 import setup
 
 WORKFLOW = setup.ROOT / "workflows" / "api" / "videolcm_text_to_video.json"
@@ -36,7 +36,6 @@ LINKED = {
     "an image that starts to move": "videolcm_first_frame_to_video",
     "1, 2, 4, 8 steps and the teacher": "videolcm_compare_steps",
 }
-ERROR_EDGE = "********** ERROR ***********"  # first and last line of a boxed error in the host's log
 SHEET_COLUMNS = 4
 SHEET_CELL = 192  # pixels; smaller frames are enlarged by a whole factor so that a person can see them
 
@@ -274,7 +273,9 @@ def serve(settings: argparse.Namespace, tree: Path) -> None:
     server = make_server(settings, tree)
     server.log_path.unlink(missing_ok=True)
     ended = threading.Event()
-    console = threading.Thread(target=show_log, args=(server.log_path, ended, settings), daemon=True)
+    console = threading.Thread(
+        target=host_log.show, args=(server.log_path, ended, settings.comfyui is None), daemon=True
+    )
     console.start()
     try:
         server.start()
@@ -288,53 +289,6 @@ def serve(settings: argparse.Namespace, tree: Path) -> None:
         server.stop()
         ended.set()
         console.join(5)
-
-
-def show_log(path: Path, ended: threading.Event, settings: argparse.Namespace) -> None:
-    """Copy a growing log to the terminal until `ended`; of our own host without what it leaves out on purpose."""
-    lines = growing_lines(path, ended)
-    for line in lines if settings.comfyui else without_templates_error(lines):
-        print(line, end="", flush=True)
-
-
-def growing_lines(path: Path, ended: threading.Event) -> Iterator[str]:
-    """Whole lines of a file that is still being written; after `ended` those that are left."""
-    while not path.exists():
-        if ended.wait(0.05):
-            return
-    with open(path, encoding="utf-8", errors="replace") as log:
-        rest = ""
-        while True:
-            last = ended.is_set()  # asked before reading: what came in between is read in the next round
-            rest += log.read()
-            *lines, rest = rest.splitlines(keepends=True) or [""]
-            if rest.endswith("\n"):
-                lines, rest = [*lines, rest], ""
-            yield from lines
-            if last:
-                yield from [rest] if rest else []
-                return
-            ended.wait(0.1)
-
-
-def without_templates_error(lines: Iterable[str]) -> Iterator[str]:
-    """A log without the host's boxed error that its own example gallery is not installed.
-
-    `.host` leaves that gallery out, 400 MB of images of other models' workflows; this pack's templates come from the
-    pack. Every other error stays.
-    """
-    box: list[str] = []
-    for line in lines:
-        edge = ERROR_EDGE in line
-        if not box and not edge:
-            yield line
-            continue
-        box.append(line)
-        if edge and len(box) > 1:
-            if not any("comfyui-workflow-templates is not installed" in inner for inner in box):
-                yield from box
-            box = []
-    yield from box
 
 
 def main(arguments: list[str]) -> int:

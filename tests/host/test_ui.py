@@ -10,6 +10,7 @@ import time
 import pytest
 
 import demo
+import host_log
 import setup
 from comfy_server import free_port
 
@@ -22,7 +23,7 @@ import demo, setup
 setup.BASE = Path({base!r})
 sys.exit(demo.main(["--ui", "--port", "{port}", "--prepared", {tree!r}, "0"]))
 """
-BOX = f"[ERROR] {demo.ERROR_EDGE}\n\ncomfyui-workflow-templates is not installed.\n\n{demo.ERROR_EDGE}\n"
+BOX = f"[ERROR] {host_log.ERROR_EDGE}\n\ncomfyui-workflow-templates is not installed.\n\n{host_log.ERROR_EDGE}\n"
 
 
 def test_ui_prints_links_to_templates_and_no_error(tmp_path):
@@ -65,17 +66,17 @@ def read_until(process: subprocess.Popen, words: str, seconds: float = 120) -> s
     [
         (f"a\n{BOX}b\n", "a\nb\n"),
         (BOX.replace("workflow-templates", "frontend-package"), BOX.replace("workflow-templates", "frontend-package")),
-        (f"a\n{demo.ERROR_EDGE}\nunfinished\n", f"a\n{demo.ERROR_EDGE}\nunfinished\n"),
+        (f"a\n{host_log.ERROR_EDGE}\nunfinished\n", f"a\n{host_log.ERROR_EDGE}\nunfinished\n"),
         ("plain\n[ERROR] of a node\n", "plain\n[ERROR] of a node\n"),
     ],
 )
 def test_only_the_error_about_the_gallery_is_left_out(log, shown):
-    assert "".join(demo.without_templates_error(log.splitlines(keepends=True))) == shown
+    assert "".join(host_log.without_templates_error(log.splitlines(keepends=True))) == shown
 
 
 def test_growing_log_is_read_to_its_end(tmp_path):
     path, ended, read = tmp_path / "log", threading.Event(), []
-    reader = threading.Thread(target=lambda: read.extend(demo.growing_lines(path, ended)))
+    reader = threading.Thread(target=lambda: read.extend(host_log.growing_lines(path, ended)))
     reader.start()
     with open(path, "w") as log:
         for part in ("one\ntw", "o\n", "thr", "ee\nno end"):

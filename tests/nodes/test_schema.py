@@ -62,6 +62,18 @@ def test_help_page_names_every_input(host, node_id, page):
         assert f"`{entry.id}`" in text
 
 
+def test_one_word_for_images():
+    files = [*(ROOT / "nodes" / "web" / "docs").rglob("*.md"), *(ROOT / "locales").rglob("*.json")]
+    assert [path.name for path in files if "picture" in path.read_text().lower()] == []
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_one_word_for_images_in_schemas(host, node_id):
+    entry = node(host, node_id).define_schema()
+    texts = [entry.description, *(i.tooltip for i in entry.inputs), *(o.tooltip for o in entry.outputs)]
+    assert not any("picture" in text.lower() for text in texts)
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_locale_has_every_node_and_input(host, language):
     entries = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())
