@@ -14,6 +14,8 @@ from .loaders.lora import VideoLCMLoraLoader
 from .sampling.latent import VideoLCMEmptyLatent
 from .sampling.model_sampling_node import VideoLCMSampling
 from .sampling.samplers import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
+from .tools.compare import VideoLCMCompare
+from .tools.prompt_words import VideoLCMPromptWords
 
 NODES: list[type[io.ComfyNode]] = [
     VideoLCMCheckpointLoader,
@@ -32,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     VideoLCMDepthEstimator,
     VideoLCMSketchExtractor,
     VideoLCMMotionExtractor,
+    VideoLCMPromptWords,
+    VideoLCMCompare,
 ]
 
 

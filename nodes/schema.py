@@ -12,6 +12,17 @@ from comfy_api.latest import io
 OPTIONAL_SCHEMA = ("search_aliases", "essentials_category")
 OPTIONAL_INPUT = ("advanced",)
 
+# What people type who look for a video model without knowing this one's name, and the nodes that begin such a graph.
+FAST = ("fast video", "turbo", "lightning", "few steps", "distilled", "animate")
+SEARCHED: dict[str, tuple[str, ...]] = {
+    "VideoLCMCheckpointLoader": ("t2v", "i2v", "v2v", "text to video", "image to video", "video to video", *FAST),
+    "VideoLCMModelLoader": ("t2v", "text to video", *FAST),
+    "VideoLCMSampler": ("t2v", "i2v", "v2v", "text to video", "image to video", "video to video", *FAST),
+    "VideoLCMApplyCondition": ("i2v", "v2v", "image to video", "video to video", "animate"),
+    "VideoLCMInpaintCondition": ("v2v", "video to video"),
+    "VideoLCMPrepareFrames": ("v2v", "video to video"),
+}
+
 
 def _known(function: Callable, options: dict[str, Any], optional: Sequence[str]) -> dict[str, Any]:
     accepted = inspect.signature(function).parameters
@@ -19,7 +30,9 @@ def _known(function: Callable, options: dict[str, Any], optional: Sequence[str])
 
 
 def schema(**options: Any) -> io.Schema:
-    """`io.Schema` without the decorations this host does not know."""
+    """`io.Schema` without the decorations this host does not know, found by what people type too."""
+    words = (*options.get("search_aliases", ()), *SEARCHED.get(options["node_id"], ()))
+    options["search_aliases"] = list(dict.fromkeys(words))
     return io.Schema(**_known(io.Schema, options, OPTIONAL_SCHEMA))
 
 

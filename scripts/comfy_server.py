@@ -425,7 +425,6 @@ class ComfyServer(Client):
         port: int | None = None,
         arguments: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
-        show_log: bool = False,
     ):
         """Prepare the folders; nothing is started yet.
 
@@ -436,11 +435,10 @@ class ComfyServer(Client):
             port: local port; a free one when None.
             arguments: further command-line arguments, such as ("--cpu",).
             environment: variables added to this process's own.
-            show_log: also let the log go to the terminal (it is then not kept in a file).
         """
         self.comfyui, self.python, self.base = comfyui, python, base.resolve()
         self.port = port or free_port()
-        self.arguments, self.environment, self.show_log = arguments, environment or {}, show_log
+        self.arguments, self.environment = arguments, environment or {}
         super().__init__(f"http://127.0.0.1:{self.port}")
         self.log_path = self.base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -467,11 +465,15 @@ class ComfyServer(Client):
         # Without byte code every start would compile the whole host again.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with open(self.log_path, "wb") as log:
-            output = {} if self.show_log else {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
             with _interruptible():
                 self.process = subprocess.Popen(
-                    self.command, cwd=self.comfyui, env={**environment, **self.environment}, **output
-                )  # type: ignore[call-overload]
+                    self.command,
+                    cwd=self.comfyui,
+                    env={**environment, **self.environment},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                )
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -513,8 +515,6 @@ class ComfyServer(Client):
 
     def tail(self, lines: int = 25) -> str:
         """The last lines of the log and its path."""
-        if self.show_log:
-            return ""
         return "\n".join([*self.log().splitlines()[-lines:], f"(the whole log: {self.log_path})"])
 
     def path(self, file: OutputFile) -> Path:

@@ -2,7 +2,7 @@
 
     make demo PROMPT="a horse turns around on the grass" SEED=1 STEPS=4 OUT=output
     make demo COMFYUI=/path/to/ComfyUI         an existing ComfyUI and its Python; nothing in it is changed
-    make ui                                    the same server, for the browser
+    make ui                                    the same server, for the browser; prints links to the first templates
 
 Everything is an option of this script too (`--prompt`, ...); the environment variables of the same names are what
 `make` passes. The server has a base directory of its own under `.host`, into which this repository is linked, so an
@@ -20,14 +20,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import comfy_server
+import host_log
 import setup
 
 WORKFLOW = setup.ROOT / "workflows" / "api" / "videolcm_text_to_video.json"
+# Templates that `make ui` names: what opens each is its name in a link.
+LINKED = {
+    "text to video": "videolcm_text_to_video",
+    "an image that starts to move": "videolcm_first_frame_to_video",
+    "1, 2, 4, 8 steps and the teacher": "videolcm_compare_steps",
+}
 SHEET_COLUMNS = 4
 SHEET_CELL = 192  # pixels; smaller frames are enlarged by a whole factor so that a person can see them
 
@@ -204,7 +212,7 @@ def make_server(settings: argparse.Namespace, tree: Path) -> comfy_server.ComfyS
     arguments = ("--cpu",) if comfy_server.needs_cpu_flag(sys.executable) else ()
     base = setup.BASE if settings.ui else setup.HOST / f"demo-{os.getpid()}"
     setup.link_pack(base)
-    options: dict[str, Any] = {"port": settings.port, "show_log": True} if settings.ui else {}
+    options: dict[str, Any] = {"port": settings.port} if settings.ui else {}
     return comfy_server.ComfyServer(tree, sys.executable, base, arguments=arguments, **options)
 
 
@@ -263,17 +271,24 @@ def serve(settings: argparse.Namespace, tree: Path) -> None:
     if not comfy_server.port_is_free(settings.port):
         raise DemoError(f"port {settings.port} is in use; choose another: make ui PORT={settings.port + 1}")
     server = make_server(settings, tree)
+    server.log_path.unlink(missing_ok=True)
+    ended = threading.Event()
+    console = threading.Thread(
+        target=host_log.show, args=(server.log_path, ended, settings.comfyui is None), daemon=True
+    )
+    console.start()
     try:
         server.start()
-        print(
-            f"\nOpen {server.url} in a browser. The workflows are under Templates, VideoLCM. Ctrl-C stops.\n",
-            flush=True,
-        )
+        links = [f"  {server.url}/?template={name}&source={setup.PACK_NAME}  {what}" for what, name in LINKED.items()]
+        print("\nOpen one of these in a browser:", *links, sep="\n")
+        print(f"\nAll workflows are under Templates, {setup.PACK_NAME}. Ctrl-C stops.\n", flush=True)
         server.wait()
     except KeyboardInterrupt:
         pass
     finally:
         server.stop()
+        ended.set()
+        console.join(5)
 
 
 def main(arguments: list[str]) -> int:

@@ -106,7 +106,7 @@ class VideoLCMDepthEstimator(io.ComfyNode):
 
 
 def _depth_picture(depth: Tensor, normalize: bool) -> Tensor:
-    """Depth ``[F, 1, H, W]`` as grey pictures ``[F, H, W, 3]``."""
+    """Depth ``[F, 1, H, W]`` as grey images ``[F, H, W, 3]``."""
     image = depth / DEPTH_SCALE
     nearest, farthest = image.max(), image.min()
     if nearest - farthest < 1e-4:
@@ -284,7 +284,7 @@ class VideoLCMMotionExtractor(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="IMAGE",
-                    tooltip="Motion as a picture, for Apply VideoLCM Condition (motion). The first frame is at rest.",
+                    tooltip="Motion as an image, for Apply VideoLCM Condition (motion). The first frame is at rest.",
                 )
             ],
         )

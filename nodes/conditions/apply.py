@@ -102,7 +102,7 @@ class VideoLCMApplyCondition(io.ComfyNode):
             node_id="VideoLCMApplyCondition",
             display_name="Apply VideoLCM Condition",
             category=CATEGORY,
-            description="Makes the video follow a depth, sketch or motion sequence, or start from a picture. Chain "
+            description="Makes the video follow a depth, sketch or motion sequence, or start from an image. Chain "
             "several in any order. Needs a compositional model, such as videolcm-mini-vcomposer.",
             search_aliases=["depth to video", "sketch to video", "image to video", "first frame", "control", "motion"],
             inputs=[
@@ -112,7 +112,7 @@ class VideoLCMApplyCondition(io.ComfyNode):
                     list(KINDS),
                     "depth",
                     tooltip="What the frames are. depth: near is bright. sketch: bright lines on black. single sketch: "
-                    "one sketch for all frames. first frame: the picture the video starts with. motion: from VideoLCM "
+                    "one sketch for all frames. first frame: the image the video starts with. motion: from VideoLCM "
                     "Motion.",
                 ),
                 make(
@@ -139,8 +139,8 @@ class VideoLCMApplyCondition(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="What white means in a depth picture, at the authors' scale (MiDaS / 20). 2 for VideoLCM "
-                    "Depth and for pictures in which the nearest point of the clip is white.",
+                    tooltip="What white means in a depth image, at the authors' scale (MiDaS / 20). 2 for VideoLCM "
+                    "Depth and for images in which the nearest point of the clip is white.",
                 ),
             ],
             outputs=_branches_out(),
@@ -242,7 +242,7 @@ class VideoLCMStyleCondition(io.ComfyNode):
             node_id="VideoLCMStyleCondition",
             display_name="Apply VideoLCM Image Style",
             category=CATEGORY,
-            description="Takes the style of a picture, through CLIP vision. For the authors' compositional model and "
+            description="Takes the style of an image, through CLIP vision. For the authors' compositional model and "
             "TF-T2V; the embedded models have no image encoder.",
             search_aliases=["style image", "image prompt", "clip vision", "reference image", "ip adapter"],
             inputs=[
@@ -259,7 +259,7 @@ class VideoLCMStyleCondition(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="Factor on the tokens made of the picture. The models were trained at 1; 0 leaves it out.",
+                    tooltip="Factor on the tokens made of the image. The models were trained at 1; 0 leaves it out.",
                 ),
             ],
             outputs=_branches_out(),
@@ -267,7 +267,7 @@ class VideoLCMStyleCondition(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive: Any, clip_vision_output: Any, strength: float, negative: Any = None) -> io.NodeOutput:
-        """Add the picture's embedding.
+        """Add the image's embedding.
 
         Raises:
             ValueError: If there is no embedding, or its values are not finite.

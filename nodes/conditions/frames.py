@@ -12,7 +12,7 @@ from .films import film_of, read_film, video_name
 
 FIT_TOOLTIP: Final = (
     "Where the shapes differ. crop: fill the video and cut what sticks out. stretch: change the proportions, as the "
-    "authors did. pad: all of the picture, with black bars."
+    "authors did. pad: all of the image, with black bars."
 )
 
 

@@ -1,4 +1,4 @@
-"""What looks wrong about the pictures of a condition. Nothing is refused: the user may mean it."""
+"""What looks wrong about the images of a condition. Nothing is refused: the user may mean it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INVERTIBLE: Final = ("depth", "sketch", "single_sketch")
 
 
 def condition_notes(kind: str, frames: Tensor, invert: bool) -> list[str]:
-    """Sentences about the pictures of a condition.
+    """Sentences about the images of a condition.
 
     Args:
         kind: The network's name of the condition.
@@ -28,9 +28,7 @@ def condition_notes(kind: str, frames: Tensor, invert: bool) -> list[str]:
         grey = luma(1.0 - frames if invert else frames)
         notes += _depth_notes(grey, frames, invert) if kind == "depth" else _sketch_notes(grey, invert)
     if kind == "motion" and float((frames[..., 2] - 0.5).abs().mean()) > 0.1:
-        notes.append(
-            "this does not look like a motion picture, in which blue is mid grey. Take it from VideoLCM Motion."
-        )
+        notes.append("this does not look like a motion image, in which blue is mid grey. Take it from VideoLCM Motion.")
     return notes
 
 

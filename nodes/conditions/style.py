@@ -29,7 +29,7 @@ class Style:
 
     @classmethod
     def of(cls, output: Any, strength: float) -> Style:
-        """From the output of core's CLIP Vision Encode; several pictures are averaged.
+        """From the output of core's CLIP Vision Encode; several images are averaged.
 
         Raises:
             ValueError: If it has no projected embedding, or values are not finite.
@@ -38,11 +38,11 @@ class Style:
         if embeds is None or embeds.ndim != 2 or not len(embeds):
             raise ValueError(
                 f"clip_vision_output has no image embedding (image_embeds is {_described(embeds)}); allowed: "
-                f"[pictures, width]. Use CLIP Vision Encode with OpenCLIP ViT-H; DINO and SigLIP models make none."
+                f"[images, width]. Use CLIP Vision Encode with OpenCLIP ViT-H; DINO and SigLIP models make none."
             )
         if not embeds.isfinite().all():
             raise ValueError(
-                "clip_vision_output has values that are not numbers; allowed: finite values. Check the picture that "
+                "clip_vision_output has values that are not numbers; allowed: finite values. Check the image that "
                 "was encoded."
             )
         return cls(embeds=embeds.float().mean(dim=0, keepdim=True), strength=strength)

@@ -31,13 +31,16 @@ def vue_nodes(request: pytest.FixtureRequest) -> bool:
 def open_page(
     browser: Browser, comfy: comfy_server.ComfyServer, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., ComfyPage]]:
-    """`open_page(vue_nodes=False)` opens ComfyUI; a screenshot is kept and script errors on the page fail the test."""
+    """`open_page(vue_nodes=False)` opens ComfyUI; a screenshot is kept and script errors on the page fail the test.
+
+    `query` follows the address, such as `?template=...`; `server` is another than the shared one.
+    """
     pages: list[ComfyPage] = []
 
-    def open_one(vue_nodes: bool = False) -> ComfyPage:
-        comfy.request("/settings/Comfy.VueNodes.Enabled", vue_nodes)
-        context = browser.new_context(viewport={"width": 1600, "height": 900})
-        pages.append(ComfyPage(context.new_page(), comfy.url))
+    def open_one(vue_nodes: bool = False, query: str = "", server: comfy_server.ComfyServer = comfy) -> ComfyPage:
+        server.request("/settings/Comfy.VueNodes.Enabled", vue_nodes)
+        context = browser.new_context(viewport={"width": 1600, "height": 1000})
+        pages.append(ComfyPage(context.new_page(), f"{server.url}/{query}"))
         return pages[-1]
 
     yield open_one

@@ -1,25 +1,27 @@
 """Every shipped workflow in API format runs, or names the file it misses."""
 
+import gzip
 import json
+import urllib.request
 
 import pytest
+from templates import FOLDER, NEED_FILES, TEMPLATES
 
 import setup
 from prompts import absent_models
 
-WORKFLOWS = sorted((setup.ROOT / "workflows" / "api").glob("*.json"))
+WORKFLOWS = sorted((FOLDER / "api").glob("*.json"))
 
 
 def test_there_are_workflows_in_both_formats():
-    assert len(WORKFLOWS) >= 12
-    pages = {path.name for path in (setup.ROOT / "workflows").glob("*.json")} - {"index.json"}
-    assert pages == {path.name for path in WORKFLOWS}
+    assert len(WORKFLOWS) >= 14
+    assert {path.stem for path in FOLDER.glob("*.json")} == {template.title for template in TEMPLATES}
+    assert {path.stem for path in WORKFLOWS} == {template.name for template in TEMPLATES}
 
 
 def test_all_but_two_run_from_a_clean_clone():
     """The exceptions are those that show the authors' weights."""
-    need_files = {path.stem for path in WORKFLOWS if absent_models(json.loads(path.read_text()))}
-    assert need_files == {"videolcm_text_to_video_authors_weights", "videolcm_depth_from_real_footage"}
+    assert {path.stem for path in WORKFLOWS if absent_models(json.loads(path.read_text()))} == NEED_FILES
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -35,3 +37,19 @@ def test_workflow_runs_or_names_what_is_missing(comfy, path):
     else:
         assert result.ok, result.errors
         assert len(result.videos) == 1
+
+
+def test_links_give_the_templates(comfy):
+    """A page that opens `?template=NAME&source=PACK` asks for this address, with the browser's encodings."""
+    for template in TEMPLATES:
+        address = f"{comfy.url}/api/workflow_templates/{setup.PACK_NAME}/{template.name}.json"
+        request = urllib.request.Request(address, headers={"Accept-Encoding": "gzip, deflate, br, zstd"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert answer.headers["Content-Type"] == "application/json"
+            assert json.loads(gzip.decompress(answer.read())) == template.page()
+
+
+def test_only_titles_become_cards(comfy):
+    listed = comfy.get_json("/api/workflow_templates")[setup.PACK_NAME]
+    assert sorted(listed) == [template.title for template in TEMPLATES]

@@ -24,6 +24,8 @@ IDS = (
     "VideoLCMDepthEstimator",
     "VideoLCMSketchExtractor",
     "VideoLCMMotionExtractor",
+    "VideoLCMPromptWords",
+    "VideoLCMCompare",
 )
 
 
@@ -58,6 +60,18 @@ def test_help_page_names_every_input(host, node_id, page):
     text = (ROOT / "nodes" / "web" / "docs" / page.format(node_id)).read_text()
     for entry in node(host, node_id).define_schema().inputs:
         assert f"`{entry.id}`" in text
+
+
+def test_one_word_for_images():
+    files = [*(ROOT / "nodes" / "web" / "docs").rglob("*.md"), *(ROOT / "locales").rglob("*.json")]
+    assert [path.name for path in files if "picture" in path.read_text().lower()] == []
+
+
+@pytest.mark.parametrize("node_id", IDS)
+def test_one_word_for_images_in_schemas(host, node_id):
+    entry = node(host, node_id).define_schema()
+    texts = [entry.description, *(i.tooltip for i in entry.inputs), *(o.tooltip for o in entry.outputs)]
+    assert not any("picture" in text.lower() for text in texts)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -33,6 +33,39 @@ MISSING = """() => {
 }"""
 
 
+SHOWN = """() => {
+    const box = thing => Object.fromEntries(['x', 'y', 'w', 'h'].map((key, i) => [key, thing.boundingRect[i]]));
+    const points = link => {
+        const ends = [app.graph.getNodeById(link.origin_id).getOutputPos(link.origin_slot),
+                      app.graph.getNodeById(link.target_id).getInputPos(link.target_slot)];
+        const middle = [];
+        for (let at = app.graph.reroutes.get(link.parentId); at; at = app.graph.reroutes.get(at.parentId))
+            middle.unshift([...at.pos]);
+        return [[...ends[0]], ...middle, [...ends[1]]];
+    };
+    return {
+        scale: app.canvas.ds.scale,
+        nodes: app.graph.nodes.map(node => ({name: node.title, type: node.type, ...box(node)})),
+        groups: app.graph.groups.map(group => ({name: group.title, ...box(group)})),
+        links: [...app.graph.links.values()].map(points),
+    };
+}"""
+
+
+def wiring(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Types and inputs by node id, without titles and without inputs that only one side spells out."""
+    return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items()}
+
+
+def assert_same_prompt(page_prompt: dict[str, Any], shipped: dict[str, Any]) -> None:
+    """The page queues the shipped prompt; the page may add defaults of inputs that the shipped one leaves out."""
+    ours, theirs = wiring(shipped), wiring(page_prompt)
+    assert set(ours) == set(theirs)
+    for id, (class_type, inputs) in ours.items():
+        assert theirs[id][0] == class_type
+        assert inputs.items() <= theirs[id][1].items(), f"{class_type}: {inputs} is not in {theirs[id][1]}"
+
+
 class ComfyPage:
     """ComfyUI's page with what a user does on it."""
 
@@ -83,6 +116,28 @@ class ComfyPage:
         self.page.wait_for_timeout(1500)
         overlay = self.page.get_by_test_id("error-overlay")
         return overlay.first.inner_text() if overlay.count() and overlay.first.is_visible() else ""
+
+    def shown(self) -> dict[str, Any]:
+        """Scale, and the boxes of nodes and groups and the points of links, in the graph's coordinates."""
+        return self.page.evaluate(SHOWN)
+
+    def search(self, words: str) -> list[str]:
+        """Open the search by a double click and type; gives the texts of what is found, best first."""
+        if not self.page.get_by_placeholder("Add a node...").count():
+            self.page.mouse.dblclick(800, 800)
+        field = self.page.get_by_placeholder("Add a node...")
+        field.fill(words)
+        self.page.wait_for_timeout(700)
+        return self.page.get_by_test_id("result-item").all_inner_texts()
+
+    def add_found(self, words: str) -> None:
+        """Search, take the first that is found and put it into the middle of the canvas."""
+        before = self.page.evaluate("() => app.graph.nodes.length")
+        assert self.search(words), words
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(300)
+        self.page.mouse.click(700, 350)
+        self.wait("before => app.graph.nodes.length > before", argument=before)
 
     def prompt(self) -> dict[str, Any]:
         """The graph in API format, as the page would queue it."""

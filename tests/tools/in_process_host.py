@@ -23,6 +23,7 @@ EXTRAS = (
     "hunyuan",
     "depth_anything_3",
     "dataset",
+    "primitive",
     "sag",
     "pag",
     "hypertile",

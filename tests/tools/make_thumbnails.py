@@ -1,31 +1,39 @@
-"""Write the pictures beside the workflows: frames of each embedded workflow's video, run in this process.
+"""Write the moving images of the templates' cards: each embedded workflow's video, run in this process.
 
 Run `.venv/bin/python tests/tools/make_thumbnails.py [NAME ...]` after the embedded models or the prompts have changed.
-Where a workflow previews conditions, they are in the upper row and the video is in the lower one.
+The page asks for `TITLE.jpg`; what lies there is an animated WebP, which every browser plays under that name. Where a
+workflow previews conditions, they are shown small in the lower corners.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from in_process_host import load_host
+from make_workflows import GRAPHS, ROOT
 from PIL import Image, ImageDraw, ImageFont
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "tools"))
-
-from in_process_host import load_host  # noqa: E402
-
 FOLDER = ROOT / "workflows"
-CELL, GRID, GAP = 252, 2, 8
+SIDE, INSET, GAP, MILLISECONDS = 320, 100, 6, 125
+BACKGROUND = (20, 20, 24)
 WITHOUT_WEIGHTS = {
-    "videolcm_text_to_video_authors_weights": ["VideoLCM", "the authors' weights", "448x256, 16 frames"],
-    "videolcm_depth_from_real_footage": ["VideoLCM", "depth of real footage", "the authors' weights"],
+    "videolcm_text_to_video_authors_weights": ["VideoLCM", "weights of the authors", "448 x 256, 16 frames"],
+    "videolcm_depth_from_real_footage": ["VideoLCM", "your footage's depth", "weights of the authors"],
 }
+# Four prompts of the template that shuffles them.
+WORDS = (
+    {"object": "a horse", "motion": "jumps up and down", "place": "on snow"},
+    {"object": "a bus", "motion": "moves to the side", "place": "on a checkered floor"},
+    {"object": "a cactus", "motion": "spins around", "place": "on sand"},
+    {"object": "a chicken", "motion": "jumps up and down", "place": "on grass"},
+)
+Frames = list[Image.Image]
 
 
 def run_node(classes: dict[str, Any], prompt: dict[str, Any], node_id: str, results: dict[str, tuple]) -> tuple:
@@ -47,79 +55,102 @@ def run_node(classes: dict[str, Any], prompt: dict[str, Any], node_id: str, resu
 
 
 def images_of(classes: dict[str, Any], prompt: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The decoded frames of a workflow and the conditions it previews, each ``[F, H, W, 3]`` in [0, 1]."""
+    """The frames that a workflow saves and the conditions it previews, each ``[F, H, W, 3]`` in [0, 1]."""
     results: dict[str, tuple] = {}
-    (decode,) = [key for key, node in prompt.items() if node["class_type"] == "VAEDecode"]
+    (saved,) = [node["inputs"]["images"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
     previews = [node["inputs"]["images"] for node in prompt.values() if node["class_type"] == "PreviewImage"]
     with torch.inference_mode():
-        frames = run_node(classes, prompt, decode, results)[0]
-        return frames, [run_node(classes, prompt, source, results)[output] for source, output in previews]
+        frames, *conditions = (run_node(classes, prompt, node, results)[output] for node, output in [saved, *previews])
+    return frames, conditions
 
 
-def chosen(frames: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Four frames, evenly spread; with previews: the last two of them above two frames of the video."""
-
-    def at(images: torch.Tensor, *moments: float) -> list[torch.Tensor]:
-        return [images[round(moment * (len(images) - 1))] for moment in moments]
-
-    if not conditions:
-        return at(frames, 0, 1 / 3, 2 / 3, 1)
-    if len(conditions) > 1:
-        return [*(at(c, 0.3)[0] for c in conditions[-2:]), *at(frames, 0.3, 0.8)]
-    (condition,) = conditions
-    if len(condition) == 1:
-        return [condition[0], *at(frames, 1 / 3, 2 / 3, 1)]
-    return at(condition, 0.3, 0.8) + at(frames, 0.3, 0.8)
-
-
-def grid_of(frames: list[torch.Tensor]) -> Image.Image:
-    """Four frames on one picture."""
-    pictures = [Image.fromarray((f.float().clamp(0, 1) * 255).byte().numpy()) for f in frames]
-    return paste([p.resize((CELL, CELL), Image.Resampling.BICUBIC) for p in pictures])
-
-
-def paste(cells: Iterable[Image.Image]) -> Image.Image:
-    """Cells on a dark sheet, row by row."""
-    side = GRID * CELL + (GRID - 1) * GAP
-    sheet = Image.new("RGB", (side, side), (20, 20, 24))
-    for index, cell in enumerate(cells):
-        sheet.paste(cell, ((index % GRID) * (CELL + GAP), (index // GRID) * (CELL + GAP)))
-    return sheet
-
-
-def drawn(lines: list[str]) -> Image.Image:
-    """A picture of words, for a workflow whose weights are not here."""
+def animated(frames: torch.Tensor, side: int = SIDE) -> Frames:
+    """Frames as square images, whole and centred."""
     cells = []
-    for shade in range(GRID * GRID):
-        cell = Image.linear_gradient("L").resize((CELL, CELL)).rotate(90 * shade)
-        cells.append(Image.merge("RGB", (cell.point(lambda v: v // 5 + 20), cell.point(lambda v: v // 4 + 24), cell)))
-    sheet = paste(cells)
-    pen, middle = ImageDraw.Draw(sheet), sheet.height // 2
-    for index, line in enumerate(lines):
-        pen.text(
-            (sheet.width // 2, middle + (index - (len(lines) - 1) / 2) * 52),
-            line,
-            anchor="mm",
-            fill="white",
-            font=ImageFont.load_default(40 if index else 56),
-            stroke_width=2,
-            stroke_fill="black",
-        )
-    return sheet
+    for frame in (frames.float().clamp(0, 1) * 255).byte().numpy():
+        image = Image.fromarray(frame)
+        factor = side / max(image.size)
+        image = image.resize([round(edge * factor) for edge in image.size], Image.Resampling.BICUBIC)
+        cell = Image.new("RGB", (side, side), BACKGROUND)
+        cell.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        cells.append(cell)
+    return cells
+
+
+def with_insets(video: Frames, insets: list[Frames]) -> Frames:
+    """The video with smaller ones along its lower edge, from the left; a single image stays."""
+    for index, inset in enumerate(insets):
+        for moment, frame in enumerate(video):
+            x, y = GAP + index * (INSET + GAP), SIDE - INSET - GAP
+            frame.paste((255, 255, 255), (x - 2, y - 2, x + INSET + 2, y + INSET + 2))
+            frame.paste(inset[min(moment, len(inset) - 1)], (x, y))
+    return video
+
+
+def four(videos: list[Frames]) -> Frames:
+    """Four videos in a square."""
+    side = (SIDE - GAP) // 2
+    sheets = []
+    for moment in range(len(videos[0])):
+        sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
+        for index, video in enumerate(videos):
+            cell = video[moment].resize((side, side), Image.Resampling.BICUBIC)
+            sheet.paste(cell, (index % 2 * (side + GAP), index // 2 * (side + GAP)))
+        sheets.append(sheet)
+    return sheets
+
+
+def drawn(lines: list[str], hue: int) -> Frames:
+    """Words on waves of colour, for a workflow whose weights are not here."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    frames = []
+    for moment in range(16):
+        phase = 2 * math.pi * moment / 16
+        wave = 0.5 + 0.5 * np.sin(6 * x + 3 * np.sin(4 * y + phase) + phase)
+        channels = np.stack([np.full_like(wave, hue), 150 + 60 * wave, 60 + 80 * wave], -1)
+        image = Image.fromarray(channels.astype(np.uint8), "HSV").convert("RGB")
+        pen = ImageDraw.Draw(image)
+        for index, line in enumerate(lines):
+            place = (SIDE // 2, SIDE // 2 + (index - (len(lines) - 1) / 2) * 40)
+            font = ImageFont.load_default(24 if index else 40)
+            pen.text(place, line, anchor="mm", fill="white", font=font, stroke_width=2, stroke_fill="black")
+        frames.append(image)
+    return frames
+
+
+def thumbnail(classes: dict[str, Any], name: str, prompt: dict[str, Any]) -> Frames:
+    """The moving image of a workflow."""
+    if name in WITHOUT_WEIGHTS:
+        return drawn(WITHOUT_WEIGHTS[name], 150 if "depth" in name else 200)
+    words = [node["inputs"] for node in prompt.values() if node["class_type"] == "VideoLCMPromptWords"]
+    if words:
+        videos = []
+        for chosen in WORDS:
+            words[0].update(chosen)
+            videos.append(animated(images_of(classes, copy.deepcopy(prompt))[0]))
+        return four(videos)
+    frames, conditions = images_of(classes, prompt)
+    return with_insets(animated(frames), [animated(condition, INSET) for condition in conditions])
 
 
 def main() -> None:
-    """Write every picture, or those that are named, and say which."""
+    """Write every image, or those of the workflows that are named, and say which."""
     torch.set_num_threads(1)
     names = sys.argv[1:]
     classes = load_host(ROOT).NODE_CLASS_MAPPINGS
-    for path in sorted((FOLDER / "api").glob("*.json")):
-        if names and path.stem not in names:
+    graphs = [build() for build in GRAPHS]
+    for path in FOLDER.glob("*.jpg"):
+        if path.stem not in {graph.title for graph in graphs}:
+            path.unlink()
+    for graph in graphs:
+        if names and graph.name not in names:
             continue
-        words = WITHOUT_WEIGHTS.get(path.stem)
-        picture = drawn(words) if words else grid_of(chosen(*images_of(classes, json.loads(path.read_text()))))
-        picture.save(FOLDER / f"{path.stem}.jpg", quality=88)
-        print(f"workflows/{path.stem}.jpg")
+        prompt = json.loads((FOLDER / "api" / f"{graph.name}.json").read_text())
+        first, *others = thumbnail(classes, graph.name, prompt)
+        path = FOLDER / f"{graph.title}.jpg"
+        options = {"save_all": True, "append_images": others, "duration": MILLISECONDS, "loop": 0}
+        first.save(path, "WEBP", quality=70, method=6, **options)
+        print(f"{path.relative_to(ROOT)}  {path.stat().st_size // 1024} KB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The prompts and notes of the shipped workflows."""
 
 PROMPT = "a snowman spins around on grass"
+TEACHER_PROMPT = "a horse moves to the side on sand"
+CUSTOM_PROMPT = "a cactus jumps up and down on snow"
 TEACHER_CFG = 3.0
 
 # The words that the authors' inference appends to every prompt (their `positive_prompt`).
@@ -33,19 +35,41 @@ the network on the prompt and on the negative prompt: 25 times the work of 4 ste
 *VideoLCM Scheduler* in mode *ddim* gives the authors' timesteps 981, 961, ..., 1; with *euler* this is their
 DDIM sampler.
 
-Compare with *videolcm_text_to_video* at the same prompt.
+Template *03. Compare steps* shows both at one prompt and seed.
 """
 
 CUSTOM_NOTE = """## Custom sampling
 
-The same video as *videolcm_text_to_video* for the same seed, with the parts in the open: noise, guider, sampler
-and sigmas go into core's *SamplerCustomAdvanced*.
+The parts of *VideoLCM Sampler* in the open: noise, guider, sampler and sigmas go into core's
+*SamplerCustomAdvanced*. For the same prompt and seed the video is that of template *01. Text to video*.
 
 - **VideoLCM Scheduler**, mode *lcm*: the timesteps 999, 759, 499, 259 for 4 steps of the 50-step grid.
   *strength* below 1 keeps part of a given video.
 - **Sampler VideoLCM**: core's lcm sampler with its step noise drawn on the CPU.
 
 Core's *KSampler* with sampler *lcm*, scheduler *simple* and cfg 1 does the same.
+"""
+
+WORDS_NOTE = """## Prompt words
+
+Press **Run**. *VideoLCM Prompt Words* puts **an object, a motion and a place** together, out of the words that
+*videolcm-mini* knows: ten objects, three motions, four places. Its text goes into the prompt.
+
+**Shuffle**: each word has a control. With *randomize* every run draws another word, *increment* goes through the
+list, *fixed* keeps the word. The seed has one too: fix it to see what a word alone changes.
+
+One in five combinations was never seen in training, such as *a snowman moves to the side on grass*: they work as
+well.
+"""
+
+COMPARE_LABELS = "1 step\n2 steps\n4 steps\n8 steps\nteacher: 50 steps, guided"
+
+COMPARE_NOTE = """## Compare steps
+
+Press **Run**, about a minute on a CPU. **One seed, one prompt**: the student in 1, 2, 4 and 8 steps, and its
+teacher in 50 steps with guidance, which is 100 network calls. *Compare Videos* puts them side by side.
+
+1 step is a sketch, 4 come within 5 % of the teacher (FVD), 8 add little. That is what distillation is for.
 """
 
 AUTHORS_NOTE = """## Text to video with the weights of VideoLCM's authors
@@ -68,6 +92,18 @@ words after the first comma of the prompt are the authors' own addition to every
 
 # By the workflow's name without its prefix. Prompts differ from what the clips show: the clip gives the structure, the
 # prompt everything else.
+CONDITION_TITLES = {
+    "first_frame_to_video": "04. First frame to video",
+    "depth_to_video": "05. Depth to video",
+    "sketch_to_video": "06. Sketch to video",
+    "motion_transfer": "07. Motion transfer",
+    "inpainting": "08. Inpainting",
+    "depth_sketch_first_frame": "09. Depth, sketch and first frame together",
+    "long_depth_video": "10. Longer video (48 frames)",
+    "depth_from_real_footage": "14. Depth of real footage (weights of the authors)",
+}
+"""Titles of the cards; two digits, so that their alphabetical order is that of the course."""
+
 CONDITION_PROMPTS = {
     "depth_to_video": "a cactus moves to the side on sand",
     "sketch_to_video": "a teddy bear moves to the side on grass",
@@ -93,7 +129,7 @@ prompt asks for **a cactus on sand**, the depth says where it is and how it move
 **Try**: another place or object in the prompt; another clip; *strength* 0.5. **1 or 2 steps** are enough for depth.
 
 **VideoLCM Depth** uses a small network trained on rendered scenes like this one. For real footage see
-*videolcm_depth_from_real_footage*. A depth map from elsewhere fits too: near is bright; if yours is dark where
+template *14. Depth of real footage*. A depth map from elsewhere fits too: near is bright; if yours is dark where
 it is near, switch on *invert*.
 
 {OWN_CLIP}
@@ -116,15 +152,15 @@ Sketches are **bright lines on black**. If yours is dark on white, switch on *in
 """,
     "first_frame_to_video": f"""## First frame to video
 
-Press **Run**. The video takes one picture, here the first frame of a clip, and goes on as the prompt says. Look,
-colours and place come from the picture, the motion from the prompt. Where the object stands in the first frame is
+Press **Run**. The video takes one image, here the first frame of a clip, and goes on as the prompt says. Look,
+colours and place come from the image, the motion from the prompt. Where the object stands in the first frame is
 kept loosely by the embedded model: chain depth or motion to fix it.
 
 **Try**: another clip, whose first frame is then the start, with a prompt to match; another seed.
 
-**Your own picture**: put core's *Load Image* in the place of *Load VideoLCM Example*.
+**Your own image**: put core's *Load Image* in the place of *Load VideoLCM Example*.
 
-{SMALL_WORLD} A picture from outside this world
+{SMALL_WORLD} An image from outside this world
 gives a video that only resembles it.
 """,
     "inpainting": f"""## Inpainting
@@ -201,7 +237,7 @@ None of these files is part of the pack. The authors publish the first two on Mo
 
 Core's **Depth Anything 3** nodes need ComfyUI 0.30 or newer. Press R after copying the files, then choose them.
 
-**One scale for all frames**: the *v2_style* and *min_max* depth pictures of core are stretched for each frame on
+**One scale for all frames**: the *v2_style* and *min_max* depth images of core are stretched for each frame on
 its own, and the video would flicker. Here the depth stays in metres (*raw*, for which the Metric model is needed)
 and *Adjust Brightness* makes 10 m white: 0.1 = 1 / 10 m. Use 1 / the distance of what lies furthest back in your
 clip. *Invert* then makes near bright, as the model expects.

@@ -136,7 +136,7 @@ def test_videos_that_are_cut_off_say_so(apply, clip_file, tmp_path, caplog):
         ("first frame", torch.zeros(1, 64, 64, 3), False, None),
         ("first frame", GROUND, True, "invert has no effect"),
         ("motion", torch.full((3, 64, 64, 3), 0.5), False, None),
-        ("motion", torch.zeros(3, 64, 64, 3), False, "does not look like a motion picture"),
+        ("motion", torch.zeros(3, 64, 64, 3), False, "does not look like a motion image"),
     ],
 )
 def test_suspicious_pictures_are_mentioned(apply, caplog, condition, frames, invert, message):

@@ -1,0 +1,1 @@
+"""Nodes that make trying and comparing easy."""
