@@ -4,6 +4,7 @@
 #   make ui      the same server for the browser: PORT=8188
 #   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look
 #   make test    everything; make check   format, lint, types, fast tests; make setup   the environment
+#   make hosts   further versions of ComfyUI
 
 PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
@@ -17,10 +18,10 @@ endif
 endef
 $(foreach name,PROMPT SEED STEPS OUT COMFYUI COMFYUI_PYTHON PORT,$(eval $(call literal,$(name))))
 
-.PHONY: help setup demo ui mini test check lint format
+.PHONY: help setup demo ui mini test hosts check lint format
 
 help:
-	@sed -n '3,6s/^# *//p' Makefile
+	@sed -n '3,7s/^# *//p' Makefile
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -42,6 +43,11 @@ mini:
 test:
 	@$(PYTHON) scripts/setup.py --tests
 	$(VENV_PYTHON) -m pytest
+
+# The versions of ComfyUI between the oldest and the newest, which `make test` runs.
+hosts:
+	@$(PYTHON) scripts/setup.py --tests
+	$(VENV_PYTHON) -m pytest tests/host/hosts_between.py
 
 # Fast means: no server, no page, no further processes, no training runs, no sampling with the shipped models.
 SLOW = engine/test_processes.py engine/test_caches.py engine/test_identity.py engine/test_commands.py methods evaluation \

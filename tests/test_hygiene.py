@@ -81,8 +81,8 @@ def test_archive_has_what_users_need_and_nothing_else():
     names = {path.relative_to(ROOT).as_posix() for path in archive_files()}
     assert {"__init__.py", "LICENSE", "pyproject.toml", "requirements.txt", "README.md"} <= names
     folders = {name.split("/")[0] for name in names if "/" in name}
-    assert {"nodes", "videolcm_core", "workflows", "models", "training"} <= folders
-    assert not folders & {"tests", "scripts", "benchmarks", ".ci", ".github"}
+    assert {"nodes", "videolcm_core", "workflows", "subgraphs", "models", "docs", "locales"} <= folders
+    assert not folders & {"tests", "scripts", "benchmarks", "training", ".ci", ".github"}
 
 
 def test_no_file_is_too_large():

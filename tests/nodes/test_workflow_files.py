@@ -168,3 +168,11 @@ def test_there_is_a_blueprint_for_each_way_to_steer():
         "Video Inpainting (VideoLCM)",
         "Motion to Video (VideoLCM)",
     }
+
+
+@each_template
+def test_api_files_have_their_ids_and_nothing_for_the_page_alone(template):
+    prompt = json.loads((FOLDER / "api" / f"{template.name}.json").read_text())
+    assert prompt["2"]["class_type"] == "CLIPTextEncode" and prompt["8"]["class_type"] == "SaveVideo"
+    assert "Sampler" in prompt["4"]["class_type"] or prompt["4"]["class_type"] == "SamplerCustom"
+    assert "PreviewImage" not in {node["class_type"] for node in prompt.values()}

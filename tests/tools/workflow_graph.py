@@ -5,6 +5,7 @@ The order of inputs, outputs and widgets comes from the nodes themselves, in the
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ PACK_ID, PACK_VERSION = (
     for key in ("name", "version")
 )
 Link = tuple["Node", int]
+API_IDS = {"prompt": "2", "sampler": "4", "save": "8"}
+"""The same in every file of workflows/api, so that a script for one runs the others (docs/api.md)."""
+SAMPLERS = ("VideoLCMSampler", "SamplerCustomAdvanced", "SamplerCustom")
+NEGATIVE = "Negative prompt"
 
 
 @dataclass(eq=False)
@@ -110,21 +115,45 @@ def value_of(node: Node, name: str, options: dict[str, Any]) -> Any:
 
 
 def api_format(graph: Graph, classes: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """What the page would send to /prompt."""
+    """What the page would send to /prompt, without what only the page shows, and with the ids that scripts count on."""
     prompt = {}
-    for node in graph.nodes:
+    ids = api_ids(graph)
+    for node in (node for node in graph.nodes if node in ids):
         inputs = {}
         for name, _, options in widgets_of(node, classes[node.type]):
             inputs[name] = value_of(node, name, options)
         for name, value in node.inputs.items():
             if isinstance(value, tuple):
-                inputs[name] = [str(value[0].id), value[1]]
+                inputs[name] = [ids[value[0]], value[1]]
         unknown = set(node.inputs) - set(inputs)
         if unknown:
             raise ValueError(f"{graph.name}: {node.type} has no inputs {sorted(unknown)}")
         title = node.title or names.get(node.type, node.type)
-        prompt[str(node.id)] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
+        prompt[ids[node]] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
     return prompt
+
+
+def api_ids(graph: Graph) -> dict[Node, str]:
+    """Ids of a graph's nodes in the API file: the roles of `API_IDS`, and the other numbers for all else in order.
+
+    Raises:
+        ValueError: If the graph lacks a role.
+    """
+    nodes = [node for node in graph.nodes if node.type != "PreviewImage"]
+    sampler = next((node for node in nodes if node.type in SAMPLERS), None)
+    texts = [node for node in nodes if node.type == "CLIPTextEncode" and node.title != NEGATIVE]
+    roles = {
+        "prompt": next(iter(texts), None),
+        "sampler": sampler,
+        "save": next((node for node in nodes if node.type == "SaveVideo"), None),
+    }
+    ids: dict[Node, str] = {}
+    for role, chosen in roles.items():
+        if chosen is None:
+            raise ValueError(f"{graph.name}: no node for the role {role}")
+        ids[chosen] = API_IDS[role]
+    free = (str(number) for number in itertools.count(1) if str(number) not in API_IDS.values())
+    return ids | dict(zip((node for node in nodes if node not in ids), free, strict=False))
 
 
 def group_title(graph: Graph, group: str) -> str:
