@@ -41,7 +41,8 @@ def _frames(source: Any) -> tuple[Tensor, float | None]:
     """Frames in [0, 1] and their rate."""
     host.forget_notes()
     frames, fps = frames_of(source)
-    return frames.clamp(0.0, 1.0), fps
+    low, high = frames.aminmax()
+    return frames if low >= 0 and high <= 1 else frames.clamp(0.0, 1.0), fps
 
 
 def _output(image: Tensor) -> io.NodeOutput:
