@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from itertools import count as counter
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from ...videolcm_core.media.resize import interpolate
 from ...videolcm_core.media.video import Window
 from .. import host
 
-MOST_BYTES: Final = 128 << 20
+MOST_BYTES: Final = 96 << 20
 """Of frames that are read without knowing how many and how large the latent will be."""
 SMALLEST: Final = 448 * 256
 """Pixels of a frame, the authors' size: frames become fewer before they become smaller than this."""
@@ -108,29 +110,42 @@ def read_film(film: Film, most: int | None = None) -> tuple[Tensor, float]:
     count = min(line.count, most or line.count)
     width, height, limit = _room(first.size, count)
 
-    def take(frame: FilmFrame) -> Tensor:
+    # Twice as wide and high is enough to average from.
+    most_pixels = MOST_PIXELS if (width, height) == first.size else min(MOST_PIXELS, 4 * width * height)
+
+    # All at once: frames of their own between large buffers that come and go would leave the heap full of holes.
+    block = torch.empty(min(limit, most or limit), height, width, 3)
+    numbers = counter()
+
+    def take(frame: FilmFrame) -> int:
         if frame.size != first.size:
             raise _changes_size(film, {first.size, frame.size})
-        return interpolate(frame.values(MOST_PIXELS), width, height).clamp(0.0, 1.0)
+        number = next(numbers)
+        block[number] = interpolate(frame.values(most_pixels), width, height)[0].clamp_(0.0, 1.0)
+        return number
 
-    taken = one_by_one(chain([first], frames), 0, min(limit, most or limit), line, take)
+    taken = one_by_one(chain([first], frames), 0, len(block), line, take)
     _check_read(film, taken, 0)
-    cut = [] if taken.ended or taken.read >= count else [f"of its {count} frames the first {taken.read} were read"]
+    cut = [] if taken.ended or taken.read >= count else [f"the first {taken.read} of its {count} frames"]
     if (width, height) != first.size:
-        cut.append(f"they were read at {width}x{height} instead of {first.size[0]}x{first.size[1]}")
+        cut.append(f"at {width}x{height} instead of {first.size[0]}x{first.size[1]}")
     if cut:
-        host.tell(f"{film.name} is large: {' and '.join(cut)}. {_PREPARE}")
-    del taken.frames[taken.read :]
-    return _joined(film, taken.frames), line.rate
+        host.tell(f"{film.name} is large and was read in part: {', '.join(cut)}. {_PREPARE}")
+    read = block[: taken.read]
+    return (read.clone() if 2 * len(read) < len(block) else read), line.rate
 
 
 def _room(size: tuple[int, int], count: int) -> tuple[int, int, int]:
     """Width and height to which frames are made smaller, and how many of them are read at most."""
     pixels, width, height = size[0] * size[1], *size
-    most = max(SMALLEST, MOST_BYTES // (_BYTES * max(1, count)))
+    most = min(MOST_PIXELS, max(SMALLEST, MOST_BYTES // (_BYTES * max(1, count))))
     if pixels > most:
-        scale = (most / pixels) ** 0.5
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        width = max(1, int(size[0] * (most / pixels) ** 0.5))
+        # The proportions that a mask of the film's own size has: the width whose height needs the least rounding.
+        width = min(
+            range(width, width * 15 // 16 - 1, -1), key=lambda wide: abs((size[1] * wide / size[0] + 0.5) % 1 - 0.5)
+        )
+        height = max(1, round(size[1] * width / size[0]))
     return width, height, max(1, MOST_BYTES // (_BYTES * width * height))
 
 
@@ -181,7 +196,7 @@ def _from(film: Film, start: int) -> tuple[Iterator[FilmFrame], int]:
     return film.frames(), 0
 
 
-def _check_read(film: Film, taken: Taken[Tensor], start: int) -> None:
+def _check_read(film: Film, taken: Taken[Any], start: int) -> None:
     """Refuse a film that ended before the first frame, and mention one that ended before it should."""
     if not taken.read:
         raise MediaError(film.name, "has no frame that can be decoded")
