@@ -76,6 +76,8 @@ def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any,
         parts = read_parts(path)
         settings = _settings(path, parts, "auto")
         _require(path, parts)
+        check_text(parts.text, TEXT_PREFIX, Path(path).name)
+        _check_vae(path, parts)
         model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
         clip = _clip(path, settings, parts.text, disable_dynamic)
         vae = _vae(path, parts)
@@ -89,12 +91,15 @@ def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any,
 def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> Any:
     with reading(path):
         parts = read_parts(path)
+        check_text(parts.text, TEXT_PREFIX, Path(path).name)
         return _clip(path, _settings(path, parts, "auto"), parts.text, disable_dynamic).patcher
 
 
 def _load_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
     with reading(path):
-        return _vae(path, read_parts(path)).patcher
+        parts = read_parts(path)
+        _check_vae(path, parts)
+        return _vae(path, parts).patcher
 
 
 def read_parts(path: str) -> Parts:
@@ -134,7 +139,6 @@ def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
 
 def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
     name = Path(path).name
-    check_text(tensors, TEXT_PREFIX, name)
     state_dict = text_state_dict(tensors, name)
     known = frozenset(tensors["vocabulary"].long().tolist()) if "vocabulary" in tensors else None
     target = text_target(text_config(state_dict, settings.file.text_config), known)
@@ -143,16 +147,20 @@ def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor]
     return clip
 
 
-def _vae(path: str, parts: Parts) -> Any:
+def _check_vae(path: str, parts: Parts) -> None:
+    """Refuse an autoencoder that is not one of two known kinds: the host builds whatever its names seem to be of."""
     name = Path(path).name
     check_real({VAE_PREFIX + key: value for key, value in parts.vae.items()}, name)
-    # The host builds whatever network it thinks these names to be of: only those two may be.
     known = [marks for marks in _VAE_MARKS if all(any(key.startswith(mark) for key in parts.vae) for mark in marks)]
     if not known or any(not key.startswith(_VAE_NAMES) for key in parts.vae):
         raise _unknown_vae(name, parts)
     if known[0] == _VAE_MARKS[0]:
         with torch.device("meta"):
             _check_part(name, VAE_PREFIX, parts.vae, TinyAutoencoder().state_dict())
+
+
+def _vae(path: str, parts: Parts) -> Any:
+    name = Path(path).name
     vae = host.make_vae(dict(parts.vae), parts.metadata)
     if getattr(vae, "first_stage_model", None) is None:
         raise _unknown_vae(name, parts)

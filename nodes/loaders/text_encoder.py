@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ...videolcm_core.files.errors import CheckpointError, name_some
-from ...videolcm_core.files.loading import check_weights
+from ...videolcm_core.files.loading import check_real, check_weights
 from ...videolcm_core.networks.text_encoder import TextConfig, TextEncoder
 from .. import host
 
 CLIP_TOKENS: Final = 49408
+CLIP_LENGTH: Final = 77
 START_TOKEN: Final = 49406  # it and the end's come after all words
 HOST_PREFIX: Final = "clip_l."
 TEXT_MODEL: Final = "transformer.text_model."
@@ -27,7 +28,6 @@ _MOST: Final = {
     "hidden_size": 2560,
     "num_hidden_layers": 64,
     "intermediate_size": 10_240,
-    "max_position_embeddings": 1024,
 }
 _WHOLE: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _NEXT: Final = "Only CLIP text encoders are supported; get the file again, or use Load CLIP."
@@ -129,6 +129,10 @@ def check_text(tensors: Mapping[str, Tensor], prefix: str, name: str) -> None:
     if too_large:
         most = ", ".join(f"{size} {most}" for size, most in _MOST.items())
         raise CheckpointError(name, f"a text encoder of {too_large[0]}", f"at most {most}", _NEXT)
+    if sizes["max_position_embeddings"] != CLIP_LENGTH:
+        got = f"a text encoder of {sizes['max_position_embeddings']} positions"
+        raise CheckpointError(name, got, f"{CLIP_LENGTH}, the length of every prompt", _NEXT)
+    check_real({prefix + TOKENS_KEY: given[TOKENS_KEY]}, name)
     words = given.get("vocabulary")
     if words is not None and (words.ndim != 1 or words.dtype not in _WHOLE):
         got = f"{prefix}vocabulary of shape {list(words.shape)[:4]} and type {words.dtype}"
