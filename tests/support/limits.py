@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 MOST_TEXT = 1500
-SECONDS = 5.0
+SECONDS = 10.0
 MEGABYTES = 400
 FORBIDDEN = ("weights_only", "add_safe_globals", "Traceback", "0x7f")
 
