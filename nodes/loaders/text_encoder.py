@@ -137,12 +137,17 @@ def check_text(tensors: Mapping[str, Tensor], prefix: str, name: str) -> None:
     if words is not None and (words.ndim != 1 or words.dtype not in _WHOLE):
         got = f"{prefix}vocabulary of shape {list(words.shape)[:4]} and type {words.dtype}"
         raise CheckpointError(name, got, "a list of whole numbers", _NEXT)
+    config = TextConfig(
+        hidden_size=sizes["hidden_size"],
+        num_hidden_layers=sizes["num_hidden_layers"],
+        intermediate_size=sizes["intermediate_size"],
+    )
     with torch.device("meta"):
-        network = TextEncoder(torch.zeros(0, dtype=torch.int32), TextConfig(**sizes))
+        network = TextEncoder(torch.zeros(0, dtype=torch.int32), config)
     expected = {key: value for key, value in network.state_dict().items() if key != "vocabulary"}
     expected[TOKENS_KEY] = given[TOKENS_KEY]  # its rows are checked with the vocabulary
-    weights = {key: value for key, value in given.items() if key in expected or key not in _OPTIONAL}
-    check_weights(*({prefix + key: value for key, value in part.items()} for part in (weights, expected)), name)
+    weights = {prefix + key: value for key, value in given.items() if key in expected or key not in _OPTIONAL}
+    check_weights(weights, {prefix + key: value for key, value in expected.items()}, name)
 
 
 def _length(given: Mapping[str, Tensor], key: str, axis: int, prefix: str, name: str) -> int:

@@ -55,19 +55,3 @@ def test_the_demo_says_that_a_film_cannot_be_played(tmp_path, name, content):
     with pytest.raises(demo.DemoError, match=rf"{name} cannot be played .*Run the demo again"):
         demo.write_contact_sheet(tmp_path / name, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
-
-
-def test_the_demo_copies_nothing_of_a_stump(tmp_path, monkeypatch, capsys):
-    """A server whose Save Video ended half-way, as far as its files tell."""
-    real = comfy_server.ComfyServer.path
-
-    def stumped(server, file):
-        path = real(server, file)
-        path.write_bytes(STUMP)
-        return path
-
-    monkeypatch.setattr(comfy_server.ComfyServer, "path", stumped)
-    out = tmp_path / "out"
-    assert demo.main(["--steps", "1", "--out", str(out), "--prepared", str(setup.host_tree()), "0"]) == 1
-    assert "has 48 bytes and was not written to its end" in capsys.readouterr().err
-    assert not out.exists() or list(out.iterdir()) == []
