@@ -4,7 +4,6 @@ import struct
 
 import pytest
 
-import comfy_server
 import demo
 import setup
 from comfy_server import OutputFile, ServerError, check_whole
