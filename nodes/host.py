@@ -397,3 +397,8 @@ def frame_progress(total: int) -> Callable[[int], None]:
 def user_folder(name: str) -> str:
     """The folder in the user's models folder where files of this kind belong."""
     return os.path.join(folder_paths.models_dir, name)
+
+
+def check_interrupted() -> None:
+    """Stop the run that is going on, by the host's own exception, if the user asked for that."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -325,13 +325,41 @@ class Client:
         """Contents of an output file, through the server.
 
         Raises:
-            ServerError: the server does not have it.
+            ServerError: the server does not have it, or has only a part of it.
         """
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         status, body = self.request(f"/view?{urllib.parse.urlencode(query)}")
         if status != 200:
             raise ServerError(f"/view of {file.filename} answered {status}")
+        check_whole(body, file.filename)
         return body
+
+
+def check_whole(content: bytes, name: str) -> None:
+    """Refuse a file that a killed server left half-written: an mp4 or mov without its index, or an empty file.
+
+    Args:
+        content: Of the file.
+        name: For the message.
+
+    Raises:
+        ServerError: It is not whole.
+    """
+    problem = "" if content else "is empty"
+    if name.lower().endswith((".mp4", ".mov")) and not problem:
+        at, kinds = 0, set()
+        while 0 <= at <= len(content) - 8:
+            size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+            size = int.from_bytes(content[at + 8 : at + 16], "big") if size == 1 else size or len(content) - at
+            kinds.add(kind)
+            at += max(size, 8)
+        if at != len(content) or not {b"moov", b"mdat"} <= kinds:
+            problem = f"has {len(content)} bytes and was not written to its end"
+    if problem:
+        raise ServerError(
+            f"{name} {problem}: it is no result; allowed: files of a prompt that ended with success. Queue the prompt "
+            f"again, and remove this file."
+        )
 
 
 def rejected(status: int, answer: bytes) -> Result:

@@ -183,13 +183,16 @@ def write_contact_sheet(video: Path, sheet: Path) -> int:
         The number of frames.
 
     Raises:
-        DemoError: the video has no frames.
+        DemoError: the video has no frames, or cannot be read.
     """
     import av
     from PIL import Image
 
-    with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
+    try:
+        with av.open(str(video)) as container:
+            frames = [frame.to_image() for frame in container.decode(video=0)]
+    except (av.error.FFmpegError, IndexError, ValueError) as error:
+        raise DemoError(f"{video} cannot be played ({error}); it may be half-written. Run the demo again.") from error
     if not frames:
         raise DemoError(f"{video} has no frames")
     factor = max(1, SHEET_CELL // max(frames[0].size))
@@ -246,8 +249,10 @@ def demo(settings: argparse.Namespace, tree: Path, setup_seconds: float) -> None
         made = server.path(result.videos[0])
         video = Path(settings.out).expanduser() / (file_stem(prompt) + made.suffix)
         sheet = video.with_suffix(".png")
+        comfy_server.check_whole(made.read_bytes(), made.name)
+        # The sheet first: it reads every frame, so that no video is handed out that cannot be played.
+        frames = write_contact_sheet(made, sheet)
         comfy_server.copy_atomically(made, video)
-        frames = write_contact_sheet(video, sheet)
         stages["copy and contact sheet"] = time.monotonic() - start
     except comfy_server.ServerError as error:
         raise DemoError(str(error)) from error

@@ -15,6 +15,11 @@ import torch
 from torch import Tensor
 
 CODEC: Final = "mpeg4"
+LARGEST: Final = 8176
+"""Pixels a side, of whole blocks, that MPEG-4 can write."""
+RATES: Final = (1, 240)
+"""Frames per second that are told to the encoder; MPEG-4 has no clock for extreme ones, and the vectors do not depend
+on it."""
 BLOCK: Final = 16
 """Pixels of a macroblock's side; the clip's border is repeated up to a multiple of it."""
 # Fine quantisation, so that vectors follow the picture and not the encoder's errors; only the first frame, and cuts,
@@ -37,8 +42,16 @@ def codec_motion(
     Returns:
         float32 ``[F, 2, H, W]`` on the CPU, in pixels (halves of a pixel), x to the right and y down; zero in the first
         frame, in frames that the encoder drew anew and in blocks without a vector.
+
+    Raises:
+        ValueError: If the frames are larger than the codec can write.
     """
     height, width = frames.shape[1:3]
+    if max(height, width) > LARGEST:
+        raise ValueError(
+            f"The frames are {width}x{height}; allowed: at most {LARGEST} pixels a side for codec vectors. Make "
+            f"them smaller with Prepare Condition Frames, or choose optical flow."
+        )
     file = _encode(frames, fps, done)
     motion = torch.zeros(len(frames), 2, height, width)
     for index, vectors in enumerate(_decoded_vectors(file)):
@@ -53,7 +66,7 @@ def _encode(frames: Tensor, fps: float, done: Callable[[int], None] | None) -> i
     file = io.BytesIO()
     height, width = frames.shape[1:3]
     with av.open(file, "w", format="matroska") as container:
-        stream: Any = container.add_stream(CODEC, rate=max(1, round(fps)), options=dict(_OPTIONS))
+        stream: Any = container.add_stream(CODEC, rate=min(max(RATES[0], round(fps)), RATES[1]), options=dict(_OPTIONS))
         stream.width, stream.height, stream.pix_fmt = width + -width % BLOCK, height + -height % BLOCK, "yuv420p"
         for index, frame in enumerate(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(_padded(frame), format="rgb24")))

@@ -24,6 +24,7 @@ from .files import DEPTH_NETWORKS, FOLDER, Loaded, depth_files
 CATEGORY: Final = "VideoLCM/annotators"
 SKETCH_METHODS: Final = ("canny", "pencil", "pidinet", "pidinet + simplify")
 MOTION_METHODS: Final = ("optical flow", "codec vectors")
+LONGEST_STRIP: Final = 32
 _CHUNK: Final = 8
 _DEPTH_BY: Final[dict[Annotator, Callable[..., Tensor]]] = {MIDAS: midas_depth, MINI_DEPTH: mini_depth}
 
@@ -38,10 +39,22 @@ def _source() -> Any:
 
 
 def _frames(source: Any) -> tuple[Tensor, float | None]:
-    """Frames in [0, 1] and their rate."""
+    """Frames in [0, 1] and their rate.
+
+    Raises:
+        ValueError: If they cannot be read, or are a strip: what brings the short side to a network's size makes the
+            other one endless.
+    """
     host.forget_notes()
     frames, fps = frames_of(source)
-    return frames.clamp(0.0, 1.0), fps
+    height, width = frames.shape[1:3]
+    if max(height, width) > LONGEST_STRIP * min(height, width):
+        raise ValueError(
+            f"The frames are {width}x{height}; allowed: one side at most {LONGEST_STRIP} times the other. Cut them "
+            f"with Prepare Condition Frames."
+        )
+    low, high = frames.aminmax()
+    return frames if low >= 0 and high <= 1 else frames.clamp(0.0, 1.0), fps
 
 
 def _output(image: Tensor) -> io.NodeOutput:

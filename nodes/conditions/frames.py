@@ -60,6 +60,8 @@ def _checked(images: Tensor, name: str) -> Tensor:
         )
     if 0 in images.shape:
         raise ValueError(f"{name} has no frame (shape {list(images.shape)}); allowed: 1 or more. Check its source.")
+    if images.is_complex():
+        raise ValueError(f"{name} has complex numbers; allowed: real numbers, 0 to 1. Check the node it comes from.")
     frames = images[..., :3].float()
     if frames.shape[-1] == 1:
         frames = frames.expand(-1, -1, -1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from ...videolcm_core.media.condition_values import luma
@@ -25,7 +26,8 @@ def condition_notes(kind: str, frames: Tensor, invert: bool) -> list[str]:
         notes.append("invert has no effect here: it is for depth and sketches.")
     if kind in INVERTIBLE:
         frames = frames[:1] if kind in STILLS else frames
-        grey = luma(1.0 - frames if invert else frames)
+        # One by one: the colours of all frames at once would be two more copies of a long clip.
+        grey = torch.cat([luma(1.0 - frame if invert else frame) for frame in frames.split(1)])
         notes += _depth_notes(grey, frames, invert) if kind == "depth" else _sketch_notes(grey, invert)
     if kind == "motion" and float((frames[..., 2] - 0.5).abs().mean()) > 0.1:
         notes.append("this does not look like a motion image, in which blue is mid grey. Take it from VideoLCM Motion.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...videolcm_core.media.instants import frame_numbers
 from ...videolcm_core.media.resize import FITS, resize_frames
@@ -117,25 +119,36 @@ class VideoLCMPrepareFrames(io.ComfyNode):
         host.forget_notes()
         check_size(width, height)
         film = film_of(source)
+
+        def shape(frame: Tensor) -> Tensor:
+            return resize_frames(frame, width, height, fit)
+
         if film is None:
-            clip = _by_number(source, frames, start, sample_fps, source_fps)
-            shaped = resize_frames(clip.frames, width, height, fit)
+            clip = _by_number(source, frames, start, sample_fps, source_fps, shape)
         else:
-            clip = sample_film(film, frames, start, sample_fps, lambda one: resize_frames(one, width, height, fit))
-            shaped = clip.frames
+            clip = sample_film(film, frames, start, sample_fps, shape)
         host.tell(*clip.notes)
-        return io.NodeOutput(shaped, clip.fps)
+        return io.NodeOutput(clip.frames, clip.fps)
 
 
-def _by_number(source: Any, frames: int, start: int, sample_fps: float, source_fps: float) -> Clip:
+def _by_number(
+    source: Any, frames: int, start: int, sample_fps: float, source_fps: float, shape: Callable[[Tensor], Tensor]
+) -> Clip:
     """Frames of an IMAGE, or of a VIDEO that a node made: they have a constant rate and no time stamps."""
     images, fps = frames_of(source)
     fps, count = fps or source_fps, len(images)
     if start >= count:
         raise start_error(start, count)
     wanted = frame_numbers(frames, start, fps, sample_fps)
-    chosen = images[torch.tensor([min(index, count - 1) for index in wanted])]
-    return Clip(chosen, float(sample_fps or fps), _notes(wanted, count, fps, sample_fps))
+    # Each is resized once and alone: 48 times the same large photo fills any memory.
+    chosen = sorted({min(index, count - 1) for index in wanted})
+    shaped = []
+    for index in chosen:
+        host.check_interrupted()
+        shaped.append(shape(images[index : index + 1]))
+    repeated = torch.tensor([chosen.index(min(index, count - 1)) for index in wanted])
+    taken = torch.cat(shaped) if len(shaped) == len(wanted) else torch.cat(shaped)[repeated]
+    return Clip(taken, float(sample_fps or fps), _notes(wanted, count, fps, sample_fps))
 
 
 def _notes(wanted: list[int], count: int, fps: float, sample_fps: float) -> list[str]:

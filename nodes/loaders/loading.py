@@ -10,20 +10,26 @@ import torch
 from torch import Tensor
 
 from ...videolcm_core.families.vgen.detection import detect_unet_config
-from ...videolcm_core.files.errors import CheckpointError
-from ...videolcm_core.files.loading import HOST_MARKERS, check_weights
+from ...videolcm_core.files.errors import CheckpointError, name_some
+from ...videolcm_core.files.guard import reading
+from ...videolcm_core.files.loading import HOST_MARKERS, check_real, check_weights
 from ...videolcm_core.files.marker import own_metadata
 from ...videolcm_core.files.reading import load_state_dict
+from ...videolcm_core.networks.autoencoder import TinyAutoencoder
 from ...videolcm_core.networks.vgen.unet3d import UNet3D
 from .. import host
 from ..model.base_model import build_model
 from ..model.preview import attach_preview
 from .settings import CheckpointSettings, read_settings
-from .text_encoder import text_config, text_state_dict, text_target
+from .text_encoder import check_text, text_config, text_state_dict, text_target
 
 UNET_PREFIX: Final = "model.diffusion_model."
 TEXT_PREFIX: Final = "cond_stage_model."
 VAE_PREFIX: Final = "first_stage_model."
+
+# The tiny autoencoder's and Stable Diffusion's: names that each has, and how all of their names begin.
+_VAE_MARKS: Final = (("taesd_encoder.", "taesd_decoder."), ("encoder.conv_in.weight", "decoder.conv_in.weight"))
+_VAE_NAMES: Final = ("taesd_", "vae_s", "encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 WEIGHT_DTYPES: Final = {
     "default": None,
@@ -57,22 +63,27 @@ def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto",
         CheckpointError: If the file is damaged, of another family, or incomplete.
         ValueError: If its settings or text encoder cannot be read.
     """
-    parts = read_parts(path)
-    patcher = build_model(_settings(path, parts, sampling), parts.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
-    attach_preview(patcher, parts.vae)
+    with reading(path):
+        parts = read_parts(path)
+        settings = _settings(path, parts, sampling)
+        patcher = build_model(settings, parts.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+        attach_preview(patcher, parts.vae)
     patcher.cached_patcher_init = (load_model, (path, weight_dtype, sampling))
     return patcher
 
 
 def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of an all-in-one file; errors as in `load_model`."""
-    parts = read_parts(path)
-    settings = _settings(path, parts, "auto")
-    _require(path, parts)
-    model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
-    clip = _clip(path, settings, parts.text, disable_dynamic)
-    vae = _vae(path, parts)
-    attach_preview(model, parts.vae)
+    with reading(path):
+        parts = read_parts(path)
+        settings = _settings(path, parts, "auto")
+        _require(path, parts)
+        check_text(parts.text, TEXT_PREFIX, Path(path).name)
+        _check_vae(path, parts)
+        model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
+        clip = _clip(path, settings, parts.text, disable_dynamic)
+        vae = _vae(path, parts)
+        attach_preview(model, parts.vae)
     model.cached_patcher_init = (load_model, (path,))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (path,))
     if getattr(vae, "patcher", None) is not None:
@@ -81,12 +92,17 @@ def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any,
 
 
 def _load_clip_patcher(path: str, disable_dynamic: bool = False) -> Any:
-    parts = read_parts(path)
-    return _clip(path, _settings(path, parts, "auto"), parts.text, disable_dynamic).patcher
+    with reading(path):
+        parts = read_parts(path)
+        check_text(parts.text, TEXT_PREFIX, Path(path).name)
+        return _clip(path, _settings(path, parts, "auto"), parts.text, disable_dynamic).patcher
 
 
 def _load_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
-    return _vae(path, read_parts(path)).patcher
+    with reading(path):
+        parts = read_parts(path)
+        _check_vae(path, parts)
+        return _vae(path, parts).patcher
 
 
 def read_parts(path: str) -> Parts:
@@ -134,18 +150,34 @@ def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor]
     return clip
 
 
+def _check_vae(path: str, parts: Parts) -> None:
+    """Refuse an autoencoder that is not one of two known kinds: the host builds whatever its names seem to be of."""
+    name = Path(path).name
+    check_real({VAE_PREFIX + key: value for key, value in parts.vae.items()}, name)
+    known = [marks for marks in _VAE_MARKS if all(any(key.startswith(mark) for key in parts.vae) for mark in marks)]
+    if not known or any(not key.startswith(_VAE_NAMES) for key in parts.vae):
+        raise _unknown_vae(name, parts)
+    if known[0] == _VAE_MARKS[0]:
+        with torch.device("meta"):
+            _check_part(name, VAE_PREFIX, parts.vae, TinyAutoencoder().state_dict())
+
+
 def _vae(path: str, parts: Parts) -> Any:
     name = Path(path).name
     vae = host.make_vae(dict(parts.vae), parts.metadata)
     if getattr(vae, "first_stage_model", None) is None:
-        raise CheckpointError(
-            name,
-            got=f"a VAE that this ComfyUI does not know, {', '.join(sorted(parts.vae)[:3])}",
-            allowed="taesd_encoder.* and taesd_decoder.*, or Stable Diffusion's",
-            next_step="Get a complete checkpoint, or load the VAE with Load VAE.",
-        )
+        raise _unknown_vae(name, parts)
     _check_part(name, VAE_PREFIX, parts.vae, vae.first_stage_model.state_dict())
     return vae
+
+
+def _unknown_vae(name: str, parts: Parts) -> CheckpointError:
+    return CheckpointError(
+        name,
+        got=f"a VAE that this ComfyUI does not know, {name_some(sorted(parts.vae), 3)}",
+        allowed="taesd_encoder.* and taesd_decoder.*, or Stable Diffusion's",
+        next_step="Get a complete checkpoint, or load the VAE with Load VAE.",
+    )
 
 
 def _check_part(name: str, prefix: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ...videolcm_core.families.foreign import lora_base
 from ...videolcm_core.families.vgen.lora import LoraFit, fit_lora
 from ...videolcm_core.files.errors import CheckpointError
+from ...videolcm_core.files.guard import reading
 from ...videolcm_core.files.lora import LoraFile, read_lora
 from ...videolcm_core.files.lora_config import CONFIG_NAME
 from .. import host
@@ -69,13 +70,15 @@ class VideoLCMLoraLoader(io.ComfyNode):
         host.forget_notes()
         if strength_model == 0:
             return io.NodeOutput(model)
-        lora = read_lora(host.model_path(lora_name, FOLDER))
-        state = model.model.diffusion_model.state_dict()
-        shapes = {key: value.shape for key, value in state.items()}
-        fit = fit_lora(lora, shapes)
-        patched = model.clone()
-        applied = patched.add_patches(make_patches(lora, fit, shapes), strength_model)
-        _report(lora, fit, [key.removeprefix(UNET) for key in applied])
+        path = host.model_path(lora_name, FOLDER)
+        with reading(path):
+            lora = read_lora(path)
+            state = model.model.diffusion_model.state_dict()
+            shapes = {key: value.shape for key, value in state.items()}
+            fit = fit_lora(lora, shapes)
+            patched = model.clone()
+            applied = patched.add_patches(make_patches(lora, fit, shapes), strength_model)
+            _report(lora, fit, [key.removeprefix(UNET) for key in applied])
         return io.NodeOutput(patched)
 
 

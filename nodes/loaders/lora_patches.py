@@ -84,7 +84,12 @@ def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) ->
     patches = {}
     for key, patch in found.items():
         own = key.removeprefix(UNET)
-        if own in shapes and own not in fit.changes and host.patch_fits(patch, shapes[own], key):
+        if (
+            own in shapes
+            and own not in fit.changes
+            and _is_of_size(patch, shapes[own])
+            and host.patch_fits(patch, shapes[own], key)
+        ):
             patches[key] = patch
         else:
             fit.misshapen.append(f"{own} {list(shapes[own])}" if own in shapes else own)
@@ -92,3 +97,26 @@ def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) ->
         if not {f"{UNET}{own}.weight", f"{UNET}{own}.bias"} & set(found):
             fit.unknown.append(f"{name} in a layout that is not known")
     return patches
+
+
+def _is_of_size(patch: Any, shape: torch.Size) -> bool:
+    """Whether the factors of a patch make about as many values as the weight has, before any are multiplied.
+
+    Two vectors of a million values make a matrix of a trillion.
+    """
+    factors = [value for value in getattr(patch, "weights", None) or () if isinstance(value, Tensor) and value.ndim]
+    longest = 2 * max(shape[0], shape.numel() // max(1, shape[0]))
+    if any(max(value.shape) > longest for value in factors):
+        return False
+    if getattr(patch, "name", "") != "lokr":
+        return True
+    w1, w2, _, w1_a, w1_b, w2_a, w2_b, *_ = patch.weights
+    counts = [_count(w1, w1_a, w1_b), _count(w2, w2_a, w2_b)]
+    return counts[0] * counts[1] <= 4 * shape.numel()
+
+
+def _count(whole: Tensor | None, a: Tensor | None, b: Tensor | None) -> int:
+    """Values of a factor that is given whole, or as two of its own."""
+    if whole is not None:
+        return whole.numel()
+    return 0 if a is None or b is None else a.numel() // max(1, a.shape[-1]) * (b.numel() // max(1, b.shape[0]))

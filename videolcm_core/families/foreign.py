@@ -29,7 +29,7 @@ def _has(*parts: str) -> Callable[[Tensors], bool]:
 
 def _cross_width(width: int) -> Callable[[Tensors], bool]:
     """Whether the first cross-attention takes text of this width."""
-    return lambda tensors: any(key in tensors and tensors[key].shape[-1] == width for key in _CROSS)
+    return lambda tensors: any(key in tensors and tensors[key].shape[-1:] == (width,) for key in _CROSS)
 
 
 _FAMILIES: Final[tuple[tuple[str, Callable[[Tensors], bool]], ...]] = (

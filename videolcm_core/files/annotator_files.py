@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from ..networks.annotators.midas import Midas, midas_config
@@ -14,7 +15,8 @@ from ..networks.annotators.mini_depth import MiniDepth
 from ..networks.annotators.pidinet import PiDiNet, convert_differences, pidinet_config
 from ..networks.annotators.sketch_simplification import SketchSimplification, sketch_channels
 from ..networks.vgen.attention import Attention, default_attention
-from .errors import CheckpointError, name_some
+from .errors import CheckpointError, name_some, shorten
+from .guard import AGAIN, cause, reading
 from .loading import check_weights
 from .reading import load_state_dict
 
@@ -31,6 +33,7 @@ class Annotator:
         size: About how large that is.
         marks: Keys that only this kind has.
         build: Makes the network without weights, in the sizes of a state dict.
+        channels: Of the images that it takes.
         convert: What a file's tensors go through first.
     """
 
@@ -39,6 +42,7 @@ class Annotator:
     size: str
     marks: tuple[str, ...]
     build: Build
+    channels: int = 3
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
@@ -86,8 +90,12 @@ SKETCH_SIMPLIFICATION: Final = Annotator(
     size="180 MB",
     marks=("layers.0.weight", "layers.44.weight"),
     build=_sketch_simplification,
+    channels=1,
 )
 ANNOTATORS: Final = (MIDAS, MINI_DEPTH, PIDINET, SKETCH_SIMPLIFICATION)
+
+_TRIAL: Final = 128
+"""Pixels a side of the image that is tried: a multiple of what every kind takes."""
 
 # Other releases of the same networks, and what else is often in such folders.
 _FOREIGN: Final = {
@@ -119,22 +127,43 @@ def load_annotator(
     Raises:
         CheckpointError: If the file is unusable, holds another network, or is incomplete.
     """
+    with reading(path):
+        return _load(path, allowed, operations, attention)
+
+
+def _load(
+    path: str | Path, allowed: tuple[Annotator, ...], operations: Any, attention: Attention
+) -> tuple[Annotator, nn.Module]:
     tensors, _, info = load_state_dict(path)
     kind = find_annotator(tensors)
     if kind not in allowed or kind is None:
         got = _described(tensors) if kind is None else f"{kind.title} (as in {kind.file})"
         names = " or ".join(f"{annotator.title} (as in {annotator.file})" for annotator in allowed)
         raise CheckpointError(info.file, got, names, "Choose another file, or replace this one by the published file.")
-    tensors = kind.convert(tensors)
     try:
+        tensors = kind.convert(tensors)
         network = kind.build(tensors, operations, attention)
     except KeyError as error:
-        raise CheckpointError(
-            info.file, f"{kind.title} without {error.args[0]}", "a complete file", "Get the file again."
-        ) from error
+        got = f"{kind.title} without {shorten(str(error.args[0]), 100)}"
+        raise CheckpointError(info.file, got, "a complete file", AGAIN) from error
     check_weights(tensors, network.state_dict(), info.file)
+    _check_runs(kind, tensors, info.file)
     network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return kind, network.train(False).requires_grad_(False)
+
+
+def _check_runs(kind: Annotator, tensors: Mapping[str, Tensor], file: str) -> None:
+    """Refuse sizes with which every weight fits its layer and the layers do not fit each other; computes nothing."""
+    network = kind.build(tensors, nn, default_attention)
+    try:
+        made = network(torch.empty(1, kind.channels, _TRIAL, _TRIAL, device="meta"))
+        shape = list((made[0] if isinstance(made, tuple) else made).shape)
+        reason = f"it makes {shape}" if shape != [1, 1, _TRIAL, _TRIAL] else ""
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = cause(error)
+    if reason:
+        got = f"{kind.title} of sizes that do not fit together ({reason})"
+        raise CheckpointError(file, got, f"sizes as in {kind.file}", AGAIN)
 
 
 def find_annotator(tensors: Mapping[str, Tensor]) -> Annotator | None:

@@ -18,7 +18,10 @@ class CheckpointError(ValueError):
         got: What was found in it.
         allowed: What would have worked.
         next_step: What the user can do.
+        checked: Whether the file's checksum was looked at.
     """
+
+    checked = False
 
     def __init__(self, file: object, got: str, allowed: str, next_step: str) -> None:
         parts = {"file": str(file), "got": got, "allowed": allowed, "next_step": next_step}

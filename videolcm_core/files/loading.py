@@ -13,12 +13,15 @@ from ..families.foreign import without_prefix
 from ..families.vgen.detection import detect_unet_config
 from ..networks.vgen.attention import Attention, default_attention
 from ..networks.vgen.unet3d import UNet3D, UNetConfig
-from .errors import CheckpointError, name_some
+from .errors import CheckpointError, name_some, shorten
+from .guard import reading
 from .marker import MARKER_KEY, own_metadata
 from .reading import load_state_dict
 
 # Tensors that hosts add to saved files to mark the kind of model.
 HOST_MARKERS: Final = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", MARKER_KEY})
+REAL: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+"""Types that weights may have."""
 
 
 def load_unet(
@@ -40,6 +43,13 @@ def load_unet(
     Raises:
         CheckpointError: If the file is unusable, of another family, incomplete, or of another shape.
     """
+    with reading(path):
+        return _load_unet(path, config, operations, attention, dtype)
+
+
+def _load_unet(
+    path: str | Path, config: UNetConfig | None, operations: Any, attention: Attention, dtype: torch.dtype | None
+) -> UNet3D:
     tensors, metadata, info = load_state_dict(path)
     config = config or detect_unet_config(tensors, own_metadata(tensors, metadata, info.file), info.file)
     weights = {key: value for key, value in without_prefix(tensors).items() if key not in HOST_MARKERS}
@@ -52,7 +62,7 @@ def load_unet(
 
 
 def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: str) -> None:
-    """Compare a file's tensors with a network's, by name and shape.
+    """Compare a file's tensors with a network's, by name, shape and kind of number.
 
     Args:
         tensors: Of the file.
@@ -60,7 +70,7 @@ def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         file: Its name, for messages.
 
     Raises:
-        CheckpointError: Naming the first missing, unexpected or misshapen weights.
+        CheckpointError: Naming the first missing, unexpected or misshapen weights, or those that are no real numbers.
     """
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
@@ -80,4 +90,20 @@ def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
                 f"{key} of shape {list(value.shape)}",
                 f"{list(expected[key].shape)}",
                 "The file does not fit this network; let its sizes be detected, or get another file.",
+            )
+    check_real({key: value for key, value in tensors.items() if expected[key].is_floating_point()}, file)
+
+
+def check_real(tensors: Mapping[str, Tensor], file: str) -> None:
+    """Refuse weights that are whole or complex numbers: the host would cast them without a word.
+
+    Raises:
+        CheckpointError: Naming the first.
+    """
+    for key, value in tensors.items():
+        if value.dtype not in REAL:
+            got = f"{shorten(key, 200)} of type {str(value.dtype).removeprefix('torch.')}"
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL)
+            raise CheckpointError(
+                file, got, allowed, "Get the weights in one of these types; quantised ones are not read."
             )

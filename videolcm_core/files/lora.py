@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .guard import reading
+from .loading import REAL
 from .lora_config import AdapterConfig, read_adapter_config
 from .reading import UNNAMED, load_state_dict
 
@@ -101,6 +103,11 @@ def read_lora(path: str | Path) -> LoraFile:
         CheckpointError: If the file is unusable, or its tensors and settings do not belong together.
     """
     path = Path(path)
+    with reading(path):
+        return _read(path)
+
+
+def _read(path: Path) -> LoraFile:
     tensors, metadata, _ = load_state_dict(path)
     if any(_LISTED.fullmatch(key) for key in tensors) or f"{UNNAMED}0" in tensors:
         return _without_names(path.name, tensors, metadata)
@@ -147,7 +154,7 @@ def _sort(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, dict[str,
 def _layer(module: str, found: Mapping[str, Any], config: AdapterConfig | None, file: str) -> LoraLayer:
     up, down, alpha = found["up"], found["down"], found.get("alpha")
     for key, value in (("up", up), ("down", down)):
-        if value.ndim < 2 or not value.is_floating_point():
+        if value.ndim < 2 or 0 in value.shape or value.dtype not in REAL:
             got = f"a factor ({key}) of {module} of shape {list(value.shape)} and type {value.dtype}"
             raise CheckpointError(file, got, "matrices and kernels of floating point", "Get the LoRA again.")
     rank = down.shape[0]
@@ -194,7 +201,7 @@ def _without_names(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[s
             rest[key] = value
     count = len(values) // 2
     wanted = {(number, part) for number in range(count) for part in ("up", "down")}
-    usable = all(value.ndim >= 2 and value.is_floating_point() for value in values.values())
+    usable = all(value.ndim >= 2 and 0 not in value.shape and value.dtype in REAL for value in values.values())
     if set(values) != wanted or not usable:
         got = f"{len(values)} tensors without names that are no pairs of factors"
         raise CheckpointError(file, got, "up and down of each layer in turn", "Get the LoRA again.")

@@ -14,6 +14,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .checksums import CHECKSUM_KEY, UNKNOWN, write_checksum
+
 _HOST = re.sub(r"[^\w-]", "", platform.node()) or "host"
 
 
@@ -73,7 +75,7 @@ def save_safetensors(
     Args:
         tensors: Of any layout; each is written contiguous, and tensors that share memory are written apart.
         path: Ends in ".safetensors"; its folder is made.
-        metadata: Strings beside the tensors.
+        metadata: Strings beside the tensors; a checksum of the tensors is added.
 
     Returns:
         The path.
@@ -86,7 +88,8 @@ def save_safetensors(
         raise ValueError(f"the file is called {path.name}; allowed: a name ending in .safetensors. Rename it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        save_file(_apart(tensors), temporary, metadata=dict(metadata or {}))
+        save_file(_apart(tensors), temporary, metadata={**(metadata or {}), CHECKSUM_KEY: UNKNOWN})
+        write_checksum(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # safetensors writes for its owner alone; a shared models folder must be readable

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
-from .errors import MediaError, Source, decoding
+from .errors import MediaError, Source, decoding, no_check
 from .image import as_shown, open_image
 from .render import FilmFrame
 from .timeline import Timeline, from_stamps
@@ -26,10 +26,12 @@ class Animation:
     Attributes:
         source: A file or its content.
         name: For messages.
+        check: Called before each image is read; may raise to stop.
     """
 
     source: Source
     name: str
+    check: Callable[[], None] = no_check
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -69,6 +71,7 @@ class Animation:
             opened = open_image(self.source, self.name)
         with opened:
             for number in range(getattr(opened, "n_frames", 1)):
+                self.check()
                 with decoding(self.name):
                     opened.seek(number)
                     opened.load()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, Protocol
 
 from .animation import Animation
-from .errors import MediaError, Source, decoding, head_of, name_of
+from .errors import MediaError, Source, decoding, head_of, name_of, no_check
 from .image import open_image
 from .render import FilmFrame
 from .timeline import Timeline
@@ -33,7 +33,13 @@ class Film(Protocol):
 
 
 def open_film(
-    source: Source, name: str | None = None, *, window: Window | None = None, threads: int = 1, lenient: bool = False
+    source: Source,
+    name: str | None = None,
+    *,
+    window: Window | None = None,
+    threads: int = 1,
+    lenient: bool = False,
+    check: Callable[[], None] = no_check,
 ) -> Film:
     """The reader of a film; nothing is decoded yet.
 
@@ -43,14 +49,20 @@ def open_film(
         window: The part that is read, of a video; None reads all.
         threads: Of the decoder; 0 chooses, 1 where other processes decode beside this one.
         lenient: Go on after damage, as players do, instead of refusing the film.
+        check: Called before each packet or image is read; may raise to stop.
 
     Raises:
-        MediaError: If the file cannot be opened.
+        MediaError: If the file cannot be opened, or a part is wanted of something that has none.
     """
-    name = name or name_of(source)
-    if kind_of(source, name) == "video" or (window is not None and window != Window()):
-        return Video(source, name, window or Window(), threads, lenient)
-    return Animation(source, name)
+    name, window = name or name_of(source), window or Window()
+    kind = kind_of(source, name)
+    if kind == "video":
+        return Video(source, name, window, threads, lenient, check)
+    if window.start or (window.duration and kind == "animation"):
+        what = "an image" if kind == "image" else "a WebP animation"
+        next_step = "Remove the node that trims it, or save it as mp4."
+        raise MediaError(name, f"is {what}, of which no part can be taken", "a film, where a part is wanted", next_step)
+    return Animation(source, name, check)
 
 
 def kind_of(source: Source, name: str | None = None) -> Kind:

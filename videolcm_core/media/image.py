@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Others are refused: some of Pillow's readers start programs (EPS), and none is a usual image of a data set.
 FORMATS: Final = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_OPAQUE: Final = ("RGB", "L", "YCbCr", "CMYK")
 _WHITE: Final = (BACKGROUND,) * 3
 
 
@@ -61,6 +62,8 @@ def as_shown(opened: Any, name: str) -> Image:
     upright = ImageOps.exif_transpose(opened)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return _grey(upright, name)
+    if upright.mode in _OPAQUE and "transparency" not in upright.info:
+        return upright.convert("RGB")  # a copy of four bytes a pixel less, which counts in a large photo
     rgba = upright.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 

@@ -60,14 +60,17 @@ class FilmFrame:
         with decoding(self.film):
             return self._pixels(width, height)
 
-    def values(self) -> torch.Tensor:
+    def values(self, most: int | None = None) -> torch.Tensor:
         """The frame at its own size: float32 ``[1, H, W, 3]`` in [0, 1].
+
+        Args:
+            most: Pixels; a larger frame is made smaller by FFmpeg before it is converted. None keeps every size.
 
         Raises:
             MediaError: If FFmpeg cannot convert it, as frames of damaged films.
         """
         with decoding(self.film):
-            return self._values()
+            return self._values(most)
 
     def _pixels(self, width: int, height: int) -> np.ndarray:
         upright, frame = upright_of(self.decoded), self.decoded
@@ -80,19 +83,31 @@ class FilmFrame:
         converted = frame.reformat(format="rgb24", **size, **_colours(frame))
         return np.ascontiguousarray(upright.turn(converted.to_ndarray()))
 
-    def _values(self) -> torch.Tensor:
-        upright, frame = upright_of(self.decoded), self.decoded
+    def _values(self, most: int | None) -> torch.Tensor:
+        upright, frame = upright_of(self.decoded), _smaller(self.decoded, most)
         alpha = has_alpha(frame)
         if frame.format.name in _EIGHT_BITS:
             stored = frame.to_ndarray(format="rgba" if alpha else "rgb24", **_colours(frame))
-            stored = (over_background(stored) if alpha else stored).astype(np.float32) / np.float32(255)
+            stored = (over_background(stored) if alpha else stored).astype(np.float32)
+            stored /= np.float32(255)
         else:
             stored = _as_float(frame, "gbrapf32le" if alpha else "gbrpf32le")
             if alpha:
                 opacity = stored[..., 3:]
                 stored = stored[..., :3] * opacity + np.float32(BACKGROUND / 255) * (1 - opacity)
         shown = torch.from_numpy(np.ascontiguousarray(upright.turn(stored)))[None]
-        return interpolate(shown, *self.size)
+        size = self.size if frame is self.decoded else upright.size(*square(frame.width, frame.height, self.aspect))
+        return interpolate(shown, *size)
+
+
+def _smaller(frame: Any, most: int | None) -> Any:
+    """A frame of at most so many pixels, in its own format and proportions."""
+    pixels = frame.width * frame.height
+    if most is None or pixels <= most:
+        return frame
+    scale = (most / pixels) ** 0.5
+    width, height = (max(2, int(length * scale) // 2 * 2) for length in (frame.width, frame.height))
+    return frame.reformat(width=width, height=height, interpolation="AREA")
 
 
 def has_alpha(frame: Any) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import MAX_PIXELS, MediaError, Source, check_pixels, decoding, head_of
+from .errors import MAX_PIXELS, MediaError, Source, check_pixels, decoding, head_of, no_check
 from .render import FilmFrame
 from .timeline import Timeline, from_header, from_stamps
 from .upright import pixel_aspect
@@ -58,6 +58,7 @@ class Video:
         window: The part that is read.
         threads: Of the decoder; 0 chooses.
         lenient: Go on after damage, as players do, instead of refusing the film.
+        check: Called before each packet is read; may raise to stop.
     """
 
     source: Source
@@ -65,6 +66,7 @@ class Video:
     window: Window = Window()
     threads: int = 1
     lenient: bool = False
+    check: Callable[[], None] = no_check
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -75,9 +77,10 @@ class Video:
         """
         with decoding(self.name):
             container, stream = self._open()
-            with container:
+        with container:
+            with decoding(self.name):
                 line = from_header(stream) if self.window == Window() else None
-                line = line or self._from_packets(container, stream)
+            line = line or self._from_packets(container, stream)
         if line is None:
             raise MediaError(self.name, "has no frame", next_step="Check where it comes from.")
         return line
@@ -141,6 +144,7 @@ class Video:
     def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
         packets = container.demux(stream)
         while True:
+            self.check()
             try:
                 with decoding(self.name):
                     packet = next(packets, None)

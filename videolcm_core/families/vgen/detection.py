@@ -17,6 +17,10 @@ from ..foreign import foreign_family, without_prefix
 _ALLOWED: Final = "a network of the VGen family (VideoLCM, TF-T2V, VideoComposer, ModelScope text-to-video)"
 _NEXT: Final = "Choose a VideoLCM checkpoint, or load this file with the loader of its own family."
 DEFAULT_HEAD_DIM: Final = 64
+# Far beyond every published network of the family (1280 channels, 4 levels of 2 blocks): a small file of many tiny
+# tensors must not ask for a network that takes minutes to build.
+_MOST: Final = {"channels": 8192, "levels": 8, "residual blocks": 64, "times the channels": 32, "image tokens": 1024}
+_NUMBER: Final = re.compile(r"input_blocks\.(\d{1,4})\.")
 
 
 def detect_unet_config(
@@ -36,13 +40,16 @@ def detect_unet_config(
     if family is not None:
         raise CheckpointError(file, family, _ALLOWED, _NEXT)
     shapes = {key: tuple(value.shape) for key, value in without_prefix(state_dict).items()}
-    stem, last = _shape(shapes, "input_blocks.0.0.weight", file), _shape(shapes, "out.2.weight", file)
+    stem, last = _shape(shapes, "input_blocks.0.0.weight", file, 4), _shape(shapes, "out.2.weight", file, 4)
     width, out_channels = stem[0], last[0]
+    _check_most(file, "channels", max(*stem[:2], *last[:2]))
     mults, num_res_blocks, scales = _levels(shapes, width, file)
-    context_dim = _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", file)[1]
-    inner = _shape(shapes, "input_blocks.0.1.proj_in.weight", file)[0]
+    context_dim = _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", file, 2)[1]
+    inner = _shape(shapes, "input_blocks.0.1.proj_in.weight", file, 2)[0]
+    _check_most(file, "channels", max(context_dim, inner))
     head_dim = _head_dim(metadata, inner, file)
     tokens = shapes.get("pre_image_condition.2.weight", (4 * context_dim,))[0] // context_dim
+    _check_most(file, "image tokens", tokens)
     try:
         return UNetConfig(
             in_channels=out_channels,
@@ -80,11 +87,22 @@ def require_conditions(config: UNetConfig, names: Collection[str], file: str = "
         )
 
 
-def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, file: str) -> tuple[int, ...]:
+def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, file: str, axes: int) -> tuple[int, ...]:
+    """The shape of a weight that shows a size; convolutions of length 1 may be stored as matrices."""
     if key not in shapes:
         some = name_some(sorted(shapes), 3) or "no tensors"
         raise CheckpointError(file, f"no {key} among {some}", _ALLOWED, _NEXT)
-    return shapes[key]
+    shape = shapes[key]
+    if len(shape) < axes or 0 in shape:
+        got, allowed = f"{key} of shape {list(shape)[:8]}", f"{axes} axes, none of length 0"
+        raise CheckpointError(file, got, allowed, "The file may be damaged; get it again.")
+    return shape
+
+
+def _check_most(file: str, what: str, count: int) -> None:
+    if count > _MOST[what]:
+        next_step = "No network of this family is so large: choose another file."
+        raise CheckpointError(file, f"a network of {count} {what}", f"at most {_MOST[what]}", next_step)
 
 
 def _levels(
@@ -94,18 +112,21 @@ def _levels(
     mults: list[int] = []
     scales: list[float] = []
     level = blocks = 0
-    numbers = sorted({int(key.split(".")[1]) for key in shapes if re.match(r"input_blocks\.\d+\.", key)} - {0})
+    numbers = sorted({int(match[1]) for key in shapes if (match := _NUMBER.match(key))} - {0})
+    _check_most(file, "residual blocks", len(numbers))
     for number in numbers:
         prefix = f"input_blocks.{number}"
         if f"{prefix}.op.weight" in shapes:
             level += 1
             continue
-        channels = _shape(shapes, f"{prefix}.0.out_layers.3.weight", file)[0]
+        channels = _shape(shapes, f"{prefix}.0.out_layers.3.weight", file, 4)[0]
+        _check_most(file, "times the channels", channels // width)
         if level == len(mults):
             mults.append(channels // width)
         if f"{prefix}.1.norm.weight" in shapes and 2.0**-level not in scales:
             scales.append(2.0**-level)
         blocks += 1
+    _check_most(file, "levels", len(mults))
     if not mults or blocks % len(mults):
         got = f"{blocks} residual blocks on {len(mults)} levels"
         raise CheckpointError(file, got, "the same number on every level", "The file may be incomplete; get it again.")

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from ..vgen.attention import Attention, default_attention
 
 _NORM_EPS = 1e-5
+# Of vision transformers: a file of many tiny tensors must not ask for a network that takes minutes to build.
+_MOST_BLOCKS = 96
+_MOST_PATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ def midas_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None)
 
     Raises:
         KeyError: With the key that is missing.
+        ValueError: If no such network can be.
     """
 
     def size(key: str, axis: int = 0) -> int:
@@ -69,6 +73,8 @@ def midas_config(state_dict: Mapping[str, Tensor], num_heads: int | None = None)
     blocks = {match[1] for key in state_dict if (match := re.match(r"blocks\.(\d+)\.", key))}
     if not blocks or len(blocks) % 4:
         raise KeyError(f"blocks.{len(blocks)}")  # tokens are read after each quarter
+    if len(blocks) > _MOST_BLOCKS or size("patch_embedding.weight", 2) > _MOST_PATCH:
+        raise ValueError(f"{len(blocks)} blocks, patches of {size('patch_embedding.weight', 2)} pixels")
     dim = size("patch_embedding.weight")
     return MidasConfig(
         dim=dim,
