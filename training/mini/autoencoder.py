@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..data.corpus import Corpus
+from ..data.mapped import Joined
 from ..engine.commands import run_command
 from ..engine.followers import update_ema
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
 from ..engine.rates import set_learning_rate, warmup_stable_decay
-from . import corpus, world
+from . import corpus
 
 
 def reconstruction_loss(output: Tensor, pixels: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def latent_penalty(latents: Tensor) -> Tensor:
 class AutoencoderTask:
     """Adam on random frames; noise on the latents makes the decoder tolerant of a sampler's errors."""
 
-    def __init__(self, frames: np.ndarray, options: argparse.Namespace) -> None:
+    def __init__(self, frames: np.ndarray | Joined, options: argparse.Namespace) -> None:
         self.frames, self.options = frames, options
         self.model = TinyAutoencoder().channels_last()
         self.model.start_light()
@@ -81,7 +83,7 @@ class AutoencoderTask:
         self.optimizer.step()
         update_ema(self.average, self.model, min(0.995, (index + 1) / (index + 10)))
         mse = functional.mse_loss(output.detach(), pixels)
-        return {"loss": float(total.detach()), "psnr": float(-10 * torch.log10(mse))}
+        return {"loss": float(total.detach()), "psnr": float(-10 * torch.log10(mse)), "samples": len(pixels)}
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -121,13 +123,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    clips, _ = corpus.load_corpus(options.corpus, world.training_combinations())
-    task = AutoencoderTask(clips.reshape(-1, *clips.shape[2:]), options)
+    opened = Corpus.open(options.corpus)
+    clips, _ = opened.mapped(opened.training)
+    task = AutoencoderTask(clips.frames(), options)
     numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction")
     identity = Identity(data=corpus.corpus_identity(options.corpus) | numbers)
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
-    held_out, _ = corpus.load_corpus(options.corpus, world.held_out())
-    print(f"held-out PSNR {psnr(task.average, held_out[::8].reshape(-1, *held_out.shape[2:])):.2f} dB")
+    held_out, _ = opened.mapped(opened.held_out)
+    task.average.skip_idle_blocks()
+    some = held_out[::8]
+    print(f"held-out PSNR {psnr(task.average, some.reshape(-1, *some.shape[2:])):.2f} dB")
 
 
 if __name__ == "__main__":

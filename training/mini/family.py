@@ -23,6 +23,7 @@ from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 from ..data import conditions
 from ..engine.files import released_state
 from . import world
+from .worlds.base import World
 
 TEXT = TextConfig()
 UNET = UNetConfig(
@@ -98,8 +99,8 @@ def latent_rgb(latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[
     return solution[:-1].tolist(), solution[-1].tolist()
 
 
-def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
-    """The file's metadata; every value a string, as safetensors demands."""
+def metadata(sampling: str, extra: dict[str, Any], of: World = world.MINI) -> dict[str, str]:
+    """The file's metadata, with the sizes of its world; every value a string, as safetensors demands."""
     entries: dict[str, Any] = {
         "format": FORMAT,
         "family": MINI_FAMILY,
@@ -111,10 +112,10 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
         "timestep_scaling": 10.0,
         "head_dim": UNET.head_dim,
         "text_config": asdict(TEXT),
-        "width": world.SIZE,
-        "height": world.SIZE,
-        "frames": world.FRAMES,
-        "fps": world.FPS,
+        "width": of.size,
+        "height": of.size,
+        "frames": of.frames,
+        "fps": of.fps,
         "steps": 4 if sampling == "lcm" else 50,
         "cfg": 1.0,
         **extra,
@@ -131,7 +132,13 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
 
 
 def export(
-    path: Path, unet: nn.Module, text: TextEncoder, autoencoder: TinyAutoencoder, sampling: str, **extra: Any
+    path: Path,
+    unet: nn.Module,
+    text: TextEncoder,
+    autoencoder: TinyAutoencoder,
+    sampling: str,
+    of: World = world.MINI,
+    **extra: Any,
 ) -> None:
     """Write the all-in-one file: UNet and text encoder in float16, autoencoder in float16 where it is exact enough.
 
@@ -141,6 +148,7 @@ def export(
         text: its text encoder.
         autoencoder: of its latents.
         sampling: "lcm" or "teacher".
+        of: the world that it was trained on.
         **extra: further metadata entries.
     """
     tensors: dict[str, Tensor] = {}
@@ -149,7 +157,7 @@ def export(
         for key, value in module.state_dict().items():
             value = value.detach()
             tensors[f"{prefix}.{key}"] = value.half() if value.is_floating_point() and value.ndim else value
-    save_safetensors(tensors, path, metadata(sampling, extra))
+    save_safetensors(tensors, path, metadata(sampling, extra, of))
 
 
 @dataclass(frozen=True, kw_only=True)
