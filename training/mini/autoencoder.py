@@ -69,7 +69,10 @@ class AutoencoderTask:
             self.optimizer, warmup_stable_decay(index, self.options.steps, peak=self.options.learning_rate)
         )
         chosen = torch.randint(len(self.frames), (self.options.batch,), generator=generator)
-        pixels = to_pixels(self.frames[chosen.numpy()]).to(memory_format=torch.channels_last)
+        frames = self.frames[chosen.numpy()]
+        if self.options.crop:
+            frames = cropped(frames, self.options.crop, generator)
+        pixels = to_pixels(frames).to(memory_format=torch.channels_last)
         pixels = torch.where(torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5, pixels.flip(-1), pixels)
         with torch.autocast("cpu", torch.bfloat16):
             latents = self.model.encode(pixels).float()
@@ -84,6 +87,22 @@ class AutoencoderTask:
         update_ema(self.average, self.model, min(0.995, (index + 1) / (index + 10)))
         mse = functional.mse_loss(output.detach(), pixels)
         return {"loss": float(total.detach()), "psnr": float(-10 * torch.log10(mse)), "samples": len(pixels)}
+
+
+def cropped(frames: np.ndarray, side: int, generator: torch.Generator) -> np.ndarray:
+    """A random square out of each frame ``[B, H, W, 3]``; the network is convolutional and learns whole frames by them.
+
+    Raises:
+        ValueError: the square is not a multiple of 8, or larger than the frames.
+    """
+    height, width = frames.shape[1:3]
+    if side % 8 or not 0 < side <= min(height, width):
+        raise ValueError(
+            f"--crop is {side}; allowed: a multiple of 8 up to {min(height, width)}, or 0 for whole frames."
+        )
+    y = torch.randint(height - side + 1, (len(frames),), generator=generator).tolist()
+    x = torch.randint(width - side + 1, (len(frames),), generator=generator).tolist()
+    return np.stack([f[i : i + side, j : j + side] for f, i, j in zip(frames, y, x, strict=True)])
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -121,12 +140,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--light-fraction", type=float, default=0.75, help="share of the steps without the costly blocks (default 0.75)"
     )
+    parser.add_argument("--crop", type=int, default=0, help="side of random squares to train on; 0 is whole frames")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     opened = Corpus.open(options.corpus)
     clips, _ = opened.mapped(opened.training)
     task = AutoencoderTask(clips.frames(), options)
-    numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction")
+    numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction") | (
+        told(options, "crop") if options.crop else {}
+    )
     identity = Identity(data=corpus.corpus_identity(options.corpus) | numbers)
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
     held_out, _ = opened.mapped(opened.held_out)
