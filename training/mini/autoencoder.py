@@ -45,8 +45,8 @@ def latent_penalty(latents: Tensor) -> Tensor:
 class AutoencoderTask:
     """Adam on random frames; noise on the latents makes the decoder tolerant of a sampler's errors."""
 
-    def __init__(self, frames: np.ndarray | Joined, options: argparse.Namespace) -> None:
-        self.frames, self.options = frames, options
+    def __init__(self, frames: np.ndarray | Joined, options: argparse.Namespace, crop: int = 0) -> None:
+        self.frames, self.options, self.crop = frames, options, crop
         self.model = TinyAutoencoder().channels_last()
         self.model.start_light()
         self.average = TinyAutoencoder().requires_grad_(False)
@@ -70,8 +70,8 @@ class AutoencoderTask:
         )
         chosen = torch.randint(len(self.frames), (self.options.batch,), generator=generator)
         frames = self.frames[chosen.numpy()]
-        if self.options.crop:
-            frames = cropped(frames, self.options.crop, generator)
+        if self.crop:
+            frames = cropped(frames, self.crop, generator)
         pixels = to_pixels(frames).to(memory_format=torch.channels_last)
         pixels = torch.where(torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5, pixels.flip(-1), pixels)
         with torch.autocast("cpu", torch.bfloat16):
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     opened = Corpus.open(options.corpus)
     clips, _ = opened.mapped(opened.training)
-    task = AutoencoderTask(clips.frames(), options)
+    task = AutoencoderTask(clips.frames(), options, options.crop)
     numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction") | (
         told(options, "crop") if options.crop else {}
     )

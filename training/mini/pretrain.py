@@ -202,8 +202,12 @@ def main(arguments: list[str] | None = None) -> None:
         tracker=options.tracker,
         events=options.out.with_suffix("") / "events",
     )
-    model = None if options.start is None else first_leg(options.start)
-    task = TeacherTask(data, options, model, accelerator, world_named(corpus.world))
+    of = world_named(corpus.world)
+    if options.start is None:
+        model = mini.TextVideoModel(captions.CaptionTokens(of).vocabulary, mini.unet_of(of))
+    else:
+        model = first_leg(options.start, mini.unet_of(of))
+    task = TeacherTask(data, options, model, accelerator, of)
     run(task, loop, accelerator)
     accelerator.end_training()
 
