@@ -48,6 +48,11 @@ def unet_of(of: World) -> UNetConfig:
     return _UNETS[of.name]
 
 
+def compositional_of(of: World) -> UNetConfig:
+    """The network of a world with all conditions."""
+    return replace(unet_of(of), conditions=COMPOSITIONAL.conditions)
+
+
 def schedule() -> Schedule:
     """The authors' schedule: scaled linear betas, zero terminal signal."""
     return Schedule.create("scaled_linear", zero_terminal_snr=True)

@@ -9,7 +9,6 @@ import pytest
 from training.data.corpus import INDEX, Corpus
 from training.mini import corpus, world
 
-
 SMALL = replace(
     world.MINI,
     objects={"snowman": world.OBJECTS["snowman"]},
