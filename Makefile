@@ -2,7 +2,7 @@
 #
 #   make demo    a video from a prompt: PROMPT="a horse turns around" SEED=1 STEPS=4 OUT=output COMFYUI=/path/to/ComfyUI
 #   make ui      the same server for the browser: PORT=8188
-#   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look, WORLD=videolcm-mini-128 for 128 x 128
+#   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look, WORLD=videolcm-mini-128
 #   make test    everything; make check   format, lint, types, fast tests; make setup   the environment
 
 PYTHON ?= python3

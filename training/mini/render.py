@@ -159,12 +159,16 @@ class Renderer:
         Returns:
             ``uint8 [F, size, size, 3]``.
         """
-        parts = self._uploaded(model)
-        return np.stack([self._draw(parts, pose, scene) for pose, scene in zip(poses, scenes, strict=True)])
+        with self.gl:  # another renderer may have drawn in between
+            parts = self._uploaded(model)
+            return np.stack([self._draw(parts, pose, scene) for pose, scene in zip(poses, scenes, strict=True)])
 
     def layers(self, model: Model3D, poses: list[Pose], scenes: list[Scene]) -> Layers:
         """True depth, silhouette and motion of the clip that `clip` draws."""
-        parts = self._uploaded(model)
+        with self.gl:
+            return self._layers(self._uploaded(model), poses, scenes)
+
+    def _layers(self, parts: list[_Uploaded], poses: list[Pose], scenes: list[Scene]) -> Layers:
         placed = [(_model_matrix(pose)[0], scene) for pose, scene in zip(poses, scenes, strict=True)]
         drawn = [
             self._draw_layers(parts, now, before) for now, before in zip(placed, [placed[0], *placed[:-1]], strict=True)
