@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
             style=options.style,
         )
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            (np.savez_compressed if of.compressed else np.savez)(file, **arrays)  # type: ignore[operator]
+            (np.savez_compressed if of.compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
     write_index(corpus_of(options.out, of=of, style=options.style))
 
 

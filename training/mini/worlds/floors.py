@@ -10,7 +10,8 @@ from .base import tiling_noise
 def floor_images(size: int = 256) -> dict[str, np.ndarray]:
     """The floors by place, ``uint8 [size, size, 3]`` each."""
     rng = np.random.default_rng(8)
-    speckle = sum(w * tiling_noise(rng, size, s) for w, s in ((0.4, 2), (0.35, 7), (0.35, 20)))
+    fine = [tiling_noise(rng, size, sigma) for sigma in (2, 7, 20)]
+    speckle = 0.4 * fine[0] + 0.35 * fine[1] + 0.35 * fine[2]
     base = {"grass": (0.24, 0.55, 0.16), "sand": (0.88, 0.72, 0.42), "snow": (0.93, 0.94, 0.97)}
     depth = {"grass": 0.30, "sand": 0.14, "snow": 0.05}
     images = {n: np.array(c) * (1 + depth[n] * speckle[..., None]) for n, c in base.items()}
