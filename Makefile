@@ -2,7 +2,7 @@
 #
 #   make demo    a video from a prompt: PROMPT="a horse turns around" SEED=1 STEPS=4 OUT=output COMFYUI=/path/to/ComfyUI
 #   make ui      the same server for the browser: PORT=8188
-#   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look
+#   make mini    remake the embedded models from nothing (hours): SCALE=0.01 for a quick look, WORLD=videolcm-mini-128
 #   make test    everything; make check   format, lint, types, fast tests; make setup   the environment
 #   make hosts   further versions of ComfyUI
 
@@ -34,11 +34,13 @@ ui:
 
 RUNS ?= runs/mini
 SCALE ?= 1
+WORLD ?= videolcm-mini
 mini:
 	@$(PYTHON) scripts/setup.py --training
 	@PYTHON=$(VENV_PYTHON) scripts/fetch_metrics.sh runs/metrics >/dev/null
 	$(VENV_PYTHON) -m training.mini.make --furniture "$$(scripts/fetch_furniture.sh runs/furniture)" \
-		--lpips runs/metrics/lpips_alex_v0.1.pt --runs $(RUNS) --models $(RUNS)/models --scale $(SCALE)
+		--lpips runs/metrics/lpips_alex_v0.1.pt --runs $(RUNS) --models $(RUNS)/models --scale $(SCALE) \
+		--world $(WORLD)
 
 test:
 	@$(PYTHON) scripts/setup.py --tests

@@ -7,6 +7,7 @@ Which world was rendered is of no interest here: a shard says its captions, what
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from videolcm_core.files.writing import whole_file
 
+from .mapped import Joined, mapped_member
 from .source import Sample
 from .tokens import vocabulary_of
 
@@ -148,6 +150,11 @@ class Corpus:
         arrays, shown = self.layers(labels, ("clips",))
         return arrays["clips"], shown
 
+    def mapped(self, labels: Sequence[int]) -> tuple[Joined, list[int]]:
+        """As `clips`, but shards that are not compressed are read when they are asked for; errors as in `layers`."""
+        parts = [mapped_clips(self.folder / self.shards[i].file, self.shards[i].clips) for i in labels]
+        return Joined(parts), [i for i in labels for _ in range(self.shards[i].clips)]
+
     def vocabulary(self) -> Tensor:
         """Sorted CLIP ids that occur in the captions, in any form."""
         return vocabulary_of([text for shard in self.shards for text in shard.forms])
@@ -176,6 +183,17 @@ def read_shard(path: Path, names: Sequence[str], clips: int) -> dict[str, np.nda
         if len(values) != clips:
             raise ValueError(f"{path} has {len(values)} clips in {name}; its list says {clips}. {again}")
     return arrays
+
+
+def mapped_clips(path: Path, clips: int) -> np.ndarray:
+    """Clips of a shard, as a memory map where it is not compressed; errors as in `read_shard`."""
+    try:
+        found = mapped_member(path, "clips")
+        if found is not None and len(found) == clips:
+            return found
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        pass  # what is wrong with it, reading it says
+    return read_shard(path, ("clips",), clips)["clips"]
 
 
 def write_index(corpus: Corpus) -> None:

@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..data.corpus import Corpus
+from ..data.mapped import Joined
 from ..engine.commands import run_command
 from ..engine.followers import update_ema
 from ..engine.identity import Identity, told
 from ..engine.loop import LoopOptions, run
 from ..engine.rates import set_learning_rate, warmup_stable_decay
-from . import corpus, world
+from . import corpus
 
 
 def reconstruction_loss(output: Tensor, pixels: Tensor) -> Tensor:
@@ -43,8 +45,8 @@ def latent_penalty(latents: Tensor) -> Tensor:
 class AutoencoderTask:
     """Adam on random frames; noise on the latents makes the decoder tolerant of a sampler's errors."""
 
-    def __init__(self, frames: np.ndarray, options: argparse.Namespace) -> None:
-        self.frames, self.options = frames, options
+    def __init__(self, frames: np.ndarray | Joined, options: argparse.Namespace, crop: int = 0) -> None:
+        self.frames, self.options, self.crop = frames, options, crop
         self.model = TinyAutoencoder().channels_last()
         self.model.start_light()
         self.average = TinyAutoencoder().requires_grad_(False)
@@ -67,7 +69,10 @@ class AutoencoderTask:
             self.optimizer, warmup_stable_decay(index, self.options.steps, peak=self.options.learning_rate)
         )
         chosen = torch.randint(len(self.frames), (self.options.batch,), generator=generator)
-        pixels = to_pixels(self.frames[chosen.numpy()]).to(memory_format=torch.channels_last)
+        frames = self.frames[chosen.numpy()]
+        if self.crop:
+            frames = cropped(frames, self.crop, generator)
+        pixels = to_pixels(frames).to(memory_format=torch.channels_last)
         pixels = torch.where(torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5, pixels.flip(-1), pixels)
         with torch.autocast("cpu", torch.bfloat16):
             latents = self.model.encode(pixels).float()
@@ -81,7 +86,23 @@ class AutoencoderTask:
         self.optimizer.step()
         update_ema(self.average, self.model, min(0.995, (index + 1) / (index + 10)))
         mse = functional.mse_loss(output.detach(), pixels)
-        return {"loss": float(total.detach()), "psnr": float(-10 * torch.log10(mse))}
+        return {"loss": float(total.detach()), "psnr": float(-10 * torch.log10(mse)), "samples": len(pixels)}
+
+
+def cropped(frames: np.ndarray, side: int, generator: torch.Generator) -> np.ndarray:
+    """A random square out of each frame ``[B, H, W, 3]``; the network is convolutional and learns whole frames by them.
+
+    Raises:
+        ValueError: the square is not a multiple of 8, or larger than the frames.
+    """
+    height, width = frames.shape[1:3]
+    if side % 8 or not 0 < side <= min(height, width):
+        raise ValueError(
+            f"--crop is {side}; allowed: a multiple of 8 up to {min(height, width)}, or 0 for whole frames."
+        )
+    y = torch.randint(height - side + 1, (len(frames),), generator=generator).tolist()
+    x = torch.randint(width - side + 1, (len(frames),), generator=generator).tolist()
+    return np.stack([f[i : i + side, j : j + side] for f, i, j in zip(frames, y, x, strict=True)])
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -119,15 +140,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--light-fraction", type=float, default=0.75, help="share of the steps without the costly blocks (default 0.75)"
     )
+    parser.add_argument("--crop", type=int, default=0, help="side of random squares to train on; 0 is whole frames")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    clips, _ = corpus.load_corpus(options.corpus, world.training_combinations())
-    task = AutoencoderTask(clips.reshape(-1, *clips.shape[2:]), options)
-    numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction")
+    opened = Corpus.open(options.corpus)
+    clips, _ = opened.mapped(opened.training)
+    task = AutoencoderTask(clips.frames(), options, options.crop)
+    numbers = told(options, "batch", "learning_rate", "latent_noise", "light_fraction") | (
+        told(options, "crop") if options.crop else {}
+    )
     identity = Identity(data=corpus.corpus_identity(options.corpus) | numbers)
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
-    held_out, _ = corpus.load_corpus(options.corpus, world.held_out())
-    print(f"held-out PSNR {psnr(task.average, held_out[::8].reshape(-1, *held_out.shape[2:])):.2f} dB")
+    held_out, _ = opened.mapped(opened.held_out)
+    task.average.skip_idle_blocks()
+    some = held_out[::8]
+    print(f"held-out PSNR {psnr(task.average, some.reshape(-1, *some.shape[2:])):.2f} dB")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data.tokens import tokenize, vocabulary_of
 from . import world
+from .worlds.base import World, world_named
 
 FULL, NO_PLACE, NO_MOTION, OBJECT_ONLY, EMPTY = range(5)
 # How often each form is drawn; EMPTY is the text dropped for guidance. A single frame shows no motion.
@@ -17,18 +18,19 @@ _UNKNOWN_TOKEN = 0  # CLIP id 0, "!": not in the captions, so the text encoder r
 
 def caption_forms(combination: world.Combination) -> list[str]:
     """The caption in all forms, indexed by the constants above."""
-    thing = world.OBJECTS[combination.thing].caption
-    motion, place = world.MOTIONS[combination.motion], world.PLACES[combination.place]
+    of = world_named(combination.world)
+    thing = of.objects[combination.thing].caption
+    motion, place = of.motions[combination.motion], of.places[combination.place]
     return [combination.caption, f"{thing} {motion}", f"{thing} {place}", thing, ""]
 
 
 class CaptionTokens:
     """Token ids of every combination's caption forms."""
 
-    def __init__(self) -> None:
-        texts = [t for c in world.combinations() for t in caption_forms(c)]
+    def __init__(self, of: World = world.MINI) -> None:
+        texts = [t for c in of.combinations() for t in caption_forms(c)]
         self.vocabulary = vocabulary_of(texts)
-        self.ids = tokenize(texts).view(len(world.combinations()), 5, -1)
+        self.ids = tokenize(texts).view(len(of.combinations()), 5, -1)
 
     def draw(
         self, labels: Tensor, generator: torch.Generator, shares: tuple[float, ...] = CLIPS, unknown: float = 0.02

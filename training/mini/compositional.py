@@ -37,7 +37,9 @@ from ..recipes.videolcm import mini as small_recipe
 from ..students import full_student
 from ..teachers import Teacher, load_teacher
 from . import family as mini
+from . import world
 from .pretrain import TeacherTask, first_leg
+from .worlds.base import World, world_named
 
 
 class Conditioner:
@@ -81,8 +83,9 @@ class CompositionalTeacherTask(TeacherTask):
         model: mini.TextVideoModel,
         options: argparse.Namespace,
         accelerator: Accelerator | None = None,
+        of: World = world.MINI,
     ) -> None:
-        super().__init__(data, options, model, accelerator)
+        super().__init__(data, options, model, accelerator, of)
         self.conditioner = conditioner
 
     def frames_only(self, index: int) -> bool:
@@ -96,7 +99,7 @@ class CompositionalTeacherTask(TeacherTask):
         return {name: (rows.to(self.device), pixels.to(self.device)) for name, (rows, pixels) in drawn.items()}
 
 
-def with_encoders(start: mini.AllInOne) -> mini.TextVideoModel:
+def with_encoders(start: mini.AllInOne, of: World = world.MINI) -> mini.TextVideoModel:
     """A text-only teacher with condition encoders that begin without effect.
 
     Raises:
@@ -108,7 +111,7 @@ def with_encoders(start: mini.AllInOne) -> mini.TextVideoModel:
             f"--start has encoders for {known} already; allowed: a text-only one. To train a compositional teacher on, "
             "name its checkpoint with --first-leg."
         )
-    model = mini.TextVideoModel(start.text.vocabulary, mini.COMPOSITIONAL)
+    model = mini.TextVideoModel(start.text.vocabulary, mini.compositional_of(of))
     model.text.load_state_dict(start.text.state_dict())
     model.unet.load_state_dict(start.unet.state_dict(), strict=False)
     with torch.no_grad():  # the conditions' input channels saw zeros so far
@@ -210,9 +213,11 @@ def main(arguments: list[str] | None = None) -> None:
         events=folder_of(options.out) / "events",
     )
     if options.role == "teacher":
-        model = first_leg(options.first_leg, mini.COMPOSITIONAL) if options.first_leg else with_encoders(start)
+        of = world_named(corpus.world)
+        first = options.first_leg
+        model = first_leg(first, mini.compositional_of(of)) if first else with_encoders(start, of)
         accelerator = open_accelerator()
-        run(CompositionalTeacherTask(data, conditioner, model, options, accelerator), loop, accelerator)
+        run(CompositionalTeacherTask(data, conditioner, model, options, accelerator, of), loop, accelerator)
         accelerator.end_training()
         return
     recipe = replace(

@@ -20,6 +20,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 
+from ..data.corpus import Corpus
+from ..data.mapped import Joined
 from ..engine.caches import file_digest, fingerprint
 from ..engine.commands import run_command
 from ..engine.followers import update_ema
@@ -28,7 +30,7 @@ from ..engine.loop import LoopOptions, run
 from ..engine.rates import set_learning_rate, warmup_stable_decay
 from ..metrics.lpips import load_lpips
 from ..metrics.weights import enlarged
-from . import corpus, world
+from . import corpus
 from . import family as mini
 from .autoencoder import psnr, reconstruction_loss, to_pixels
 
@@ -68,7 +70,9 @@ def hinge(real: Tensor, decoded: Tensor) -> Tensor:
 class SharpenTask:
     """The decoder against the discriminator; both with Adam."""
 
-    def __init__(self, frames: np.ndarray, start: TinyAutoencoder, lpips: nn.Module, options: argparse.Namespace):
+    def __init__(
+        self, frames: np.ndarray | Joined, start: TinyAutoencoder, lpips: nn.Module, options: argparse.Namespace
+    ):
         self.frames, self.options, self.lpips = frames, options, lpips
         self.model = TinyAutoencoder().channels_last()
         self.model.load_state_dict(start.state_dict())
@@ -145,17 +149,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--adversarial-from", type=int, default=300, help="steps over which that weight rises")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    clips, _ = corpus.load_corpus(options.corpus, world.training_combinations())
+    opened = Corpus.open(options.corpus)
+    clips, _ = opened.mapped(opened.training)
     start = mini.read_autoencoder(options.start)
-    task = SharpenTask(clips.reshape(-1, *clips.shape[2:]), start, load_lpips(options.lpips), options)
+    task = SharpenTask(clips.frames(), start, load_lpips(options.lpips), options)
     numbers = told(options, "batch", "learning_rate", "latent_noise", "perceptual", "adversarial", "adversarial_from")
     identity = Identity(
         fixed={"start": fingerprint(start), "lpips": file_digest(options.lpips)},
         data=corpus.corpus_identity(options.corpus) | numbers,
     )
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
-    held_out, _ = corpus.load_corpus(options.corpus, world.held_out())
-    print(f"held-out PSNR {psnr(task.average, held_out[::8].reshape(-1, *held_out.shape[2:])):.2f} dB")
+    held_out, _ = opened.mapped(opened.held_out)
+    some = held_out[::8]
+    print(f"held-out PSNR {psnr(task.average, some.reshape(-1, *some.shape[2:])):.2f} dB")
 
 
 if __name__ == "__main__":

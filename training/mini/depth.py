@@ -135,7 +135,7 @@ def estimate(model: MiniDepth, clips: Tensor, batch: int = 8) -> tuple[Tensor, T
 
 def accuracy(model: MiniDepth, folder: Path, every: int = 4) -> dict[str, float]:
     """Against the truth on rendered held-out scenes: mean error, rank correlation in a clip, silhouette IoU."""
-    arrays, _ = corpus.load_layers(folder, world.held_out(), ("clips", "depth", "silhouette"))
+    arrays, _ = corpus.load_layers(folder, corpus.world_of(folder).held_out(), ("clips", "depth", "silhouette"))
     depth, silhouette = estimate(model, torch.from_numpy(arrays["clips"][::every]))
     truth = torch.from_numpy(arrays["depth"][::every]).float()
     outline = torch.from_numpy(arrays["silhouette"][::every]) > 127
@@ -158,7 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
     autoencoder = mini.load_all_in_one(options.start).autoencoder
-    task = DepthTask(training_frames(options.corpus, autoencoder, world.training_combinations()), options.steps)
+    seen = corpus.world_of(options.corpus).training_combinations()
+    task = DepthTask(training_frames(options.corpus, autoencoder, seen), options.steps)
     identity = Identity(
         fixed={"autoencoder": fingerprint(autoencoder), "seed": str(options.seed)},
         data=corpus.corpus_identity(options.corpus),

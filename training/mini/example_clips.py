@@ -46,15 +46,15 @@ def file_name(example: Example) -> str:
     return re.sub(r"\W+", "_", example.combination.caption.lower()) + long
 
 
-def path_of(example: Example, floors: dict[str, np.ndarray]) -> tuple[list[Pose], Scene]:
-    """Poses and scene; a longer clip goes on with the same speed of turning."""
+def path_of(example: Example, floors: dict[str, np.ndarray]) -> tuple[list[Pose], list[Scene]]:
+    """Poses and scenes; a longer clip goes on with the same speed of turning."""
     rng = np.random.default_rng([20, example.seed])
     poses = world.poses(example.combination, rng)
     turn = poses[1].yaw - poses[0].yaw
     for _ in range(example.frames - world.FRAMES):
         last = poses[-1]
         poses.append(Pose(position=last.position, yaw=last.yaw + turn, roll=last.roll, scale=last.scale))
-    return poses, world.scene(example.combination, floors, rng)
+    return poses, [world.scene(example.combination, floors, rng)] * len(poses)
 
 
 def write_video(frames: np.ndarray, path: Path, title: str) -> None:
@@ -85,10 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     models, floors, renderer = corpus.load_models(options.furniture), world.floor_images(), Renderer(SIZE)
     for example in EXAMPLES:
-        model, (poses, scene) = models[example.combination.thing], path_of(example, floors)
+        model, (poses, scenes) = models[example.combination.thing], path_of(example, floors)
         caption, name = example.combination.caption, file_name(example)
-        write_video(renderer.clip(model, poses, scene), options.out / f"{name}.mp4", caption)
-        mask = renderer.layers(model, poses, scene).silhouette
+        write_video(renderer.clip(model, poses, scenes), options.out / f"{name}.mp4", caption)
+        mask = renderer.layers(model, poses, scenes).silhouette
         write_video(np.repeat(mask[..., None], 3, -1), options.out / f"{name}_mask.mp4", f"where {caption}")
         print(options.out / f"{name}.mp4")
 

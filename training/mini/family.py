@@ -23,6 +23,8 @@ from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 from ..data import conditions
 from ..engine.files import released_state
 from . import world
+from .worlds.base import World
+from .worlds.large import LARGE
 
 TEXT = TextConfig()
 UNET = UNetConfig(
@@ -35,8 +37,20 @@ UNET = UNetConfig(
     head_dim=64,
     dropout=0.0,
 )
+LARGE_UNET = replace(UNET, channel_mult=(1, 2, 2), attention_scales=(1.0, 0.5, 0.25))
+_UNETS = {world.MINI.name: UNET, LARGE.name: LARGE_UNET}
 PREDICTION = "v"
 COMPOSITIONAL = replace(UNET, conditions=frozenset(conditions.NAMES))
+
+
+def unet_of(of: World) -> UNetConfig:
+    """The text-only network of a world: latents of 16 x 16 get one level more than those of 8 x 8."""
+    return _UNETS[of.name]
+
+
+def compositional_of(of: World) -> UNetConfig:
+    """The network of a world with all conditions."""
+    return replace(unet_of(of), conditions=COMPOSITIONAL.conditions)
 
 
 def schedule() -> Schedule:
@@ -98,8 +112,8 @@ def latent_rgb(latents: Tensor, clips: Tensor) -> tuple[list[list[float]], list[
     return solution[:-1].tolist(), solution[-1].tolist()
 
 
-def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
-    """The file's metadata; every value a string, as safetensors demands."""
+def metadata(sampling: str, extra: dict[str, Any], of: World = world.MINI) -> dict[str, str]:
+    """The file's metadata, with the sizes of its world; every value a string, as safetensors demands."""
     entries: dict[str, Any] = {
         "format": FORMAT,
         "family": MINI_FAMILY,
@@ -109,18 +123,18 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
         "sampling": sampling,
         "original_steps": 50,
         "timestep_scaling": 10.0,
-        "head_dim": UNET.head_dim,
+        "head_dim": unet_of(of).head_dim,
         "text_config": asdict(TEXT),
-        "width": world.SIZE,
-        "height": world.SIZE,
-        "frames": world.FRAMES,
-        "fps": world.FPS,
+        "width": of.size,
+        "height": of.size,
+        "frames": of.frames,
+        "fps": of.fps,
         "steps": 4 if sampling == "lcm" else 50,
         "cfg": 1.0,
         **extra,
     }
     texts = {PREFIX + name: write_entry(value) for name, value in entries.items()}
-    settings = read_settings(texts, defaults_of(UNET), "the file to write")
+    settings = read_settings(texts, defaults_of(unet_of(of)), "the file to write")
     role = "consistency student" if sampling == "lcm" else "teacher"
     described = {
         "modelspec.title": f"videolcm-mini {role}",
@@ -131,7 +145,13 @@ def metadata(sampling: str, extra: dict[str, Any]) -> dict[str, str]:
 
 
 def export(
-    path: Path, unet: nn.Module, text: TextEncoder, autoencoder: TinyAutoencoder, sampling: str, **extra: Any
+    path: Path,
+    unet: nn.Module,
+    text: TextEncoder,
+    autoencoder: TinyAutoencoder,
+    sampling: str,
+    of: World = world.MINI,
+    **extra: Any,
 ) -> None:
     """Write the all-in-one file: UNet and text encoder in float16, autoencoder in float16 where it is exact enough.
 
@@ -141,6 +161,7 @@ def export(
         text: its text encoder.
         autoencoder: of its latents.
         sampling: "lcm" or "teacher".
+        of: the world that it was trained on.
         **extra: further metadata entries.
     """
     tensors: dict[str, Tensor] = {}
@@ -149,7 +170,7 @@ def export(
         for key, value in module.state_dict().items():
             value = value.detach()
             tensors[f"{prefix}.{key}"] = value.half() if value.is_floating_point() and value.ndim else value
-    save_safetensors(tensors, path, metadata(sampling, extra))
+    save_safetensors(tensors, path, metadata(sampling, extra, of))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,14 @@ import torch
 from safetensors import safe_open
 
 from .. import distill
+from ..data.corpus import Corpus
 from ..engine.commands import run_command
 from . import autoencoder as train_autoencoder
-from . import compositional, corpus, pretrain, world
+from . import compositional, corpus, pretrain
 from . import decoder as sharpen_decoder
 from . import depth as train_depth
 from . import family as mini
+from .worlds.base import DEFAULT, World, world_named, worlds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +57,29 @@ def scaled(recipe: FamilyRecipe, scale: float) -> FamilyRecipe:
 def preview_colors(runs: Path, autoencoder: Path) -> tuple[list[list[float]], list[float]]:
     """Factors and bias of the latent preview, fitted to a few frames of each training combination."""
     model = mini.load_autoencoder(autoencoder)
-    clips, _ = corpus.load_corpus(runs / "corpus", world.training_combinations()[::4])
-    pixels = train_autoencoder.to_pixels(clips[::4, ::5].reshape(-1, *clips.shape[2:]))
+    opened = Corpus.open(runs / "corpus")
+    clips = opened.mapped(opened.training[::4])[0][::4][:, ::5]
+    pixels = train_autoencoder.to_pixels(clips.reshape(-1, *clips.shape[2:]))
     with torch.no_grad():
         latents = model.encode(pixels)
     return mini.latent_rgb(latents, pixels)
 
 
-def export_family(runs: Path, models: Path, recipe: FamilyRecipe) -> None:
+def export_family(runs: Path, models: Path, recipe: FamilyRecipe, of: World) -> None:
     """Write teacher and student as all-in-one files."""
     autoencoder = mini.load_autoencoder(runs / "decoder.pt")
     factors, bias = preview_colors(runs, runs / "autoencoder.pt")
-    teacher = mini.load_text_teacher(runs / "teacher.pt")
-    student = mini.load_student(runs / "student.pt")
+    teacher = mini.load_text_teacher(runs / "teacher.pt", mini.unet_of(of))
+    student = mini.load_student(runs / "student.pt", mini.unet_of(of))
     models.mkdir(parents=True, exist_ok=True)
     colors = {"latent_rgb_factors": factors, "latent_rgb_bias": bias, "recipe": vars(recipe)}
-    mini.export(
-        models / "videolcm-mini-teacher.safetensors", teacher.unet, teacher.text, autoencoder, "teacher", **colors
-    )
-    mini.export(models / "videolcm-mini.safetensors", student, teacher.text, autoencoder, "lcm", w=recipe.w, **colors)
+    name = models / "videolcm-mini-teacher.safetensors"
+    mini.export(name, teacher.unet, teacher.text, autoencoder, "teacher", of, **colors)
+    name = models / "videolcm-mini.safetensors"
+    mini.export(name, student, teacher.text, autoencoder, "lcm", of, w=recipe.w, **colors)
 
 
-def make_compositional(runs: Path, models: Path, recipe: FamilyRecipe) -> None:
+def make_compositional(runs: Path, models: Path, recipe: FamilyRecipe, of: World) -> None:
     """The depth estimator, and the compositional teacher and student, from the text-only teacher's file."""
     start, data = models / "videolcm-mini-teacher.safetensors", ["--corpus", str(runs / "corpus")]
     common = [*data, "--start", str(start)]
@@ -91,22 +94,22 @@ def make_compositional(runs: Path, models: Path, recipe: FamilyRecipe) -> None:
     steps = ["--teacher", second, "--steps", str(recipe.compositional_student_steps), "--batch", "10"]
     steps += ["--w", str(recipe.w)]
     compositional.main(["student", *common, "--out", str(runs / "compositional_student.pt"), *steps])
-    export_compositional(runs, models, start, recipe)
+    export_compositional(runs, models, start, recipe, of)
 
 
-def export_compositional(runs: Path, models: Path, start: Path, recipe: FamilyRecipe) -> None:
+def export_compositional(runs: Path, models: Path, start: Path, recipe: FamilyRecipe, of: World) -> None:
     """Write the compositional teacher and student as all-in-one files; autoencoder and colours are the start's."""
     with safe_open(start, "pt") as file:
         known = file.metadata()
     colors = {k: known[f"videolcm.{k}"] for k in ("latent_rgb_factors", "latent_rgb_bias")}
     autoencoder = mini.load_all_in_one(start).autoencoder
-    teacher = mini.load_text_teacher(runs / "compositional_teacher.pt", mini.COMPOSITIONAL)
-    student = mini.load_student(runs / "compositional_student.pt", mini.COMPOSITIONAL)
+    teacher = mini.load_text_teacher(runs / "compositional_teacher.pt", mini.compositional_of(of))
+    student = mini.load_student(runs / "compositional_student.pt", mini.compositional_of(of))
     extra = {**colors, "recipe": vars(recipe), "conditions": sorted(mini.COMPOSITIONAL.conditions)}
     name = models / "videolcm-mini-vcomposer-teacher.safetensors"
-    mini.export(name, teacher.unet, teacher.text, autoencoder, "teacher", **extra)
+    mini.export(name, teacher.unet, teacher.text, autoencoder, "teacher", of, **extra)
     name = models / "videolcm-mini-vcomposer.safetensors"
-    mini.export(name, student, teacher.text, autoencoder, "lcm", w=recipe.w, **extra)
+    mini.export(name, student, teacher.text, autoencoder, "lcm", of, w=recipe.w, **extra)
 
 
 def make_autoencoder(runs: Path, recipe: FamilyRecipe, lpips: Path) -> None:
@@ -144,6 +147,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/mini"), help="checkpoints and corpus")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where the five files are written")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every count, for a quick check")
+    parser.add_argument(
+        "--world", choices=list(worlds()), default=DEFAULT, help=f"what to train on (default {DEFAULT})"
+    )
     options = parser.parse_args(arguments)
     if not options.lpips.is_file():
         raise FileNotFoundError(
@@ -151,12 +157,13 @@ def main(arguments: list[str] | None = None) -> None:
             "scripts/fetch_metrics.sh, or name another place with --lpips."
         )
     recipe, runs = scaled(FamilyRecipe(), options.scale), options.runs
-    clips = ["--clips", str(recipe.clips), "--held-out-clips", str(recipe.held_out_clips)]
+    of = world_named(options.world)
+    clips = ["--world", of.name, "--clips", str(recipe.clips), "--held-out-clips", str(recipe.held_out_clips)]
     corpus.main(["--furniture", str(options.furniture), "--out", str(runs / "corpus"), *clips])
     make_autoencoder(runs, recipe, options.lpips)
     make_text(runs, recipe)
-    export_family(runs, options.models, recipe)
-    make_compositional(runs, options.models, recipe)
+    export_family(runs, options.models, recipe, of)
+    make_compositional(runs, options.models, recipe, of)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,30 @@ def read_model(library: Path, number: int) -> Model3D:
         licence="CC0" if "CC-0" in library.name else "CC BY 3.0",
         parts=_normalised(parts),
     )
+
+
+def dyed(model: Model3D, color: tuple[float, float, float], least_saturation: float = 0.35) -> Model3D:
+    """The model with its coloured parts in another colour; grey, black and white parts stay.
+
+    Args:
+        model: as read.
+        color: three values in [0, 1].
+        least_saturation: (max - min) / max of a part's mean colour, from which on it counts as coloured.
+    """
+    return replace(model, parts=[_dyed(part, np.array(color), least_saturation) for part in model.parts])
+
+
+def _dyed(part: Part, color: np.ndarray, least_saturation: float) -> Part:
+    mean = np.array(part.color) if part.texture is None else part.texture.mean((0, 1)) / 255
+    saturation = (mean.max() - mean.min()) / max(mean.max(), 1e-6)
+    if saturation < least_saturation or mean.max() < 0.05:
+        return part
+    if part.texture is None:
+        r, g, b = 1 - saturation * (1 - color)  # a pale part, such as a ribbon, stays paler
+        return replace(part, color=(float(r), float(g), float(b)))
+    light = part.texture.astype(np.float32).max(2, keepdims=True)
+    image = np.clip(light / max(float(light.mean()), 1.0) * color * 255, 0, 255)
+    return replace(part, texture=image.astype(np.uint8))
 
 
 def _catalogue_entry(archive: zipfile.ZipFile, number: int) -> dict[str, str]:

@@ -31,8 +31,9 @@ from ..engine.progress import bin_means, bin_sums
 from ..engine.rates import set_learning_rate, warmup_stable_decay
 from ..engine.trackers import TRACKERS, check_tracker
 from ..networks.vgen import Conditions, encode_conditions
-from . import captions
+from . import captions, world
 from . import family as mini
+from .worlds.base import World, world_named
 
 
 def stratified_timesteps(count: int, generator: torch.Generator, power: float) -> Tensor:
@@ -62,10 +63,11 @@ class TeacherTask:
         options: argparse.Namespace,
         model: mini.TextVideoModel | None = None,
         accelerator: Accelerator | None = None,
+        of: World = world.MINI,
     ) -> None:
         self.data, self.options, self.accelerator = data, options, accelerator
         self.device = torch.device("cpu") if accelerator is None else accelerator.device
-        self.tokens = captions.CaptionTokens()
+        self.tokens = captions.CaptionTokens(of)
         self.schedule = mini.schedule()
         self.model = (model or mini.TextVideoModel(self.tokens.vocabulary)).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -200,8 +202,13 @@ def main(arguments: list[str] | None = None) -> None:
         tracker=options.tracker,
         events=options.out.with_suffix("") / "events",
     )
-    model = None if options.start is None else first_leg(options.start)
-    run(TeacherTask(data, options, model, accelerator), loop, accelerator)
+    of = world_named(corpus.world)
+    if options.start is None:
+        model = mini.TextVideoModel(captions.CaptionTokens(of).vocabulary, mini.unet_of(of))
+    else:
+        model = first_leg(options.start, mini.unet_of(of))
+    task = TeacherTask(data, options, model, accelerator, of)
+    run(task, loop, accelerator)
     accelerator.end_training()
 
 

@@ -51,11 +51,12 @@ void main() { gl_Position = light * model * vec4(in_position, 1.0); }
 """
 _LAYERS_VERTEX = """
 #version 330
-uniform mat4 view_projection, view, model, model_before;
+uniform mat4 view_projection, view_projection_before, view, model, model_before;
 in vec3 in_position; out vec4 now, before; out float far;
 void main() {
   vec4 p = model * vec4(in_position, 1.0);
-  now = view_projection * p; before = view_projection * model_before * vec4(in_position, 1.0); far = -(view * p).z;
+  now = view_projection * p; before = view_projection_before * model_before * vec4(in_position, 1.0);
+  far = -(view * p).z;
   gl_Position = now;
 }
 """
@@ -142,8 +143,9 @@ class Renderer:
             [gl.texture((side, side), 4, dtype="f4")], gl.depth_renderbuffer((side, side))
         )
         self.layers_program = gl.program(vertex_shader=_LAYERS_VERTEX, fragment_shader=_LAYERS_FRAGMENT)
-        self.models: dict[int, list[_Uploaded]] = {}
-        self.floors: dict[int, Any] = {}
+        # By identity, and each with what it was made of: were that freed, another could get the same identity.
+        self.models: dict[int, tuple[Model3D, list[_Uploaded]]] = {}
+        self.floors: dict[int, tuple[np.ndarray, Any]] = {}
         quad = np.array([[-30, -30], [30, -30], [30, 30], [-30, -30], [30, 30], [-30, 30]], np.float32)
         ground = np.zeros((6, 8), np.float32)
         ground[:, [0, 2]], ground[:, 4] = quad, 1.0
@@ -151,35 +153,41 @@ class Renderer:
         self.ground = gl.vertex_array(self.program, [(buffer, "3f 3f 2f", "in_position", "in_normal", "in_uv")])
         self.ground_layers = gl.vertex_array(self.layers_program, [(buffer, "3f 20x", "in_position")])
 
-    def clip(self, model: Model3D, poses: list[Pose], scene: Scene) -> np.ndarray:
-        """Draw one frame per pose.
+    def clip(self, model: Model3D, poses: list[Pose], scenes: list[Scene]) -> np.ndarray:
+        """Draw one frame per pose and scene.
 
         Returns:
             ``uint8 [F, size, size, 3]``.
         """
-        return np.stack([self._draw(self._uploaded(model), pose, scene) for pose in poses])
+        with self.gl:  # another renderer may have drawn in between
+            parts = self._uploaded(model)
+            return np.stack([self._draw(parts, pose, scene) for pose, scene in zip(poses, scenes, strict=True)])
 
-    def layers(self, model: Model3D, poses: list[Pose], scene: Scene) -> Layers:
+    def layers(self, model: Model3D, poses: list[Pose], scenes: list[Scene]) -> Layers:
         """True depth, silhouette and motion of the clip that `clip` draws."""
-        parts, matrices = self._uploaded(model), [_model_matrix(pose)[0] for pose in poses]
+        with self.gl:
+            return self._layers(self._uploaded(model), poses, scenes)
+
+    def _layers(self, parts: list[_Uploaded], poses: list[Pose], scenes: list[Scene]) -> Layers:
+        placed = [(_model_matrix(pose)[0], scene) for pose, scene in zip(poses, scenes, strict=True)]
         drawn = [
-            self._draw_layers(parts, now, before, scene)
-            for now, before in zip(matrices, [matrices[0], *matrices[:-1]], strict=True)
+            self._draw_layers(parts, now, before) for now, before in zip(placed, [placed[0], *placed[:-1]], strict=True)
         ]
         depth, silhouette, motion = (np.stack(layer) for layer in zip(*drawn, strict=True))
         return Layers(depth=depth, silhouette=silhouette, motion=motion)
 
     def _draw_layers(
-        self, parts: list[_Uploaded], now: np.ndarray, before: np.ndarray, scene: Scene
+        self, parts: list[_Uploaded], now: tuple[np.ndarray, Scene], before: tuple[np.ndarray, Scene]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        view, view_projection, _ = _camera(scene)
+        view, view_projection, _ = _camera(now[1])
         self.layers_frame.use()
         self.layers_frame.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
         p, still = self.layers_program, np.eye(4, dtype="f4")
         _write(p, view_projection=view_projection, view=view, model=still, model_before=still)
+        _write(p, view_projection_before=_camera(before[1])[1])
         p["object"] = 0.0
         self.ground_layers.render()
-        _write(p, model=now, model_before=before)
+        _write(p, model=now[0], model_before=before[0])
         p["object"] = 1.0
         for part in parts:
             part.layers.render()
@@ -200,8 +208,8 @@ class Renderer:
 
     def _uploaded(self, model: Model3D) -> list[_Uploaded]:
         if id(model) not in self.models:
-            self.models[id(model)] = [self._upload(part) for part in model.parts]
-        return self.models[id(model)]
+            self.models[id(model)] = model, [self._upload(part) for part in model.parts]
+        return self.models[id(model)][1]
 
     def _upload(self, part: Any) -> _Uploaded:
         buffer, gl = self.gl.buffer(part.vertices.tobytes()), self.gl
@@ -234,8 +242,8 @@ class Renderer:
         p["shadow_map"], p["image"] = 1, 0
         self._place(np.eye(4, dtype="f4"), np.eye(3, dtype="f4"), ground=True)
         if id(scene.floor) not in self.floors:
-            self.floors[id(scene.floor)] = self._texture(scene.floor, anisotropy=4.0)
-        self.floors[id(scene.floor)].use(0)
+            self.floors[id(scene.floor)] = scene.floor, self._texture(scene.floor, anisotropy=4.0)
+        self.floors[id(scene.floor)][1].use(0)
         p["textured"] = True
         self.ground.render()
         self._place(model, rotation, ground=False)

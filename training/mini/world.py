@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from .render import Pose, Scene
+from .worlds.base import DEFAULT, Combination, Thing, World, tiling_noise
 
 FRAMES = 16
 SIZE = 64
 FPS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thing:
-    """One object: its caption noun with article, library, catalogue number, size and the yaw at which it faces +z."""
-
-    caption: str
-    library: str
-    number: int
-    scale: float = 1.0
-    front: float = 0.0
-    rolls: bool = False
 
 
 OBJECTS: dict[str, Thing] = {
@@ -54,44 +42,25 @@ PLACES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class Combination:
-    """One (object, motion, place)."""
-
-    thing: str
-    motion: str
-    place: str
-
-    @property
-    def caption(self) -> str:
-        """The English caption, the prompt that the model is trained with."""
-        return f"{OBJECTS[self.thing].caption} {MOTIONS[self.motion]} {PLACES[self.place]}"
-
-
 def combinations() -> list[Combination]:
     """All combinations, in a fixed order."""
-    return [Combination(*c) for c in itertools.product(OBJECTS, MOTIONS, PLACES)]
+    return MINI.combinations()
 
 
 def held_out() -> list[Combination]:
-    """The combinations never trained on: one in five, so that each pair of (object, motion), ... is still seen.
-
-    A mirrored clip is the other horizontal motion, so a held-out leftward clip holds out its rightward twin too.
-    """
-    kept = []
-    for (i, thing), (j, motion), (k, place) in itertools.product(
-        enumerate(OBJECTS), enumerate(MOTIONS), enumerate(PLACES)
-    ):
-        kind = max(j - 1, 0)  # left and right share one kind
-        if (i + 2 * kind + k) % 5 == 0 and kind < 3:
-            kept.append(Combination(thing, motion, place))
-    return kept
+    """The combinations never trained on: one in five, so that each pair of (object, motion), ... is still seen."""
+    return MINI.held_out()
 
 
 def training_combinations() -> list[Combination]:
     """All combinations but the held-out ones."""
-    out = set(held_out())
-    return [c for c in combinations() if c not in out]
+    return MINI.training_combinations()
+
+
+def _is_held_out(i: int, j: int, k: int) -> bool:
+    """One in five. A mirrored clip is the other horizontal motion, so the two motions share one kind."""
+    kind = max(j - 1, 0)
+    return (i + 2 * kind + k) % 5 == 0 and kind < 3
 
 
 def poses(combination: Combination, rng: np.random.Generator) -> list[Pose]:
@@ -153,7 +122,7 @@ def scene(combination: Combination, floors: dict[str, np.ndarray], rng: np.rando
 def floor_images(size: int = 256) -> dict[str, np.ndarray]:
     """Synthesised floor textures, ``uint8 [size, size, 3]`` each."""
     rng = np.random.default_rng(5)
-    fine = [_tiling_noise(rng, size, s) for s in (2, 6, 20)]
+    fine = [tiling_noise(rng, size, s) for s in (2, 6, 20)]
     speckle = 0.5 * fine[0] + 0.3 * fine[1] + 0.2 * fine[2]
     base = {"grass": (0.24, 0.55, 0.16), "sand": (0.88, 0.72, 0.42), "snow": (0.95, 0.96, 0.98)}
     depth = {"grass": 0.35, "sand": 0.15, "snow": 0.06}
@@ -164,9 +133,16 @@ def floor_images(size: int = 256) -> dict[str, np.ndarray]:
     return {n: (np.clip(i, 0, 1) * 255).astype(np.uint8) for n, i in images.items()}
 
 
-def _tiling_noise(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
-    """Smooth periodic noise with unit deviation."""
-    frequency = np.fft.fftfreq(size)
-    envelope = np.exp(-2 * (np.pi * sigma) ** 2 * (frequency[:, None] ** 2 + frequency[None] ** 2))
-    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * envelope).real
-    return noise / noise.std()
+MINI: Final = World(
+    name=DEFAULT,
+    objects=OBJECTS,
+    motions=MOTIONS,
+    places=PLACES,
+    size=SIZE,
+    frames=FRAMES,
+    fps=FPS,
+    held_out_rule=_is_held_out,
+    poses=poses,
+    scenes=lambda combination, floors, rng: [scene(combination, floors, rng)] * FRAMES,
+    floors=floor_images,
+)

@@ -1,12 +1,20 @@
 """The rendered corpus and its list: what counts as done, what is rendered again, what the trainer reads of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from training.data.corpus import INDEX, Corpus
 from training.mini import corpus, world
+
+SMALL = replace(
+    world.MINI,
+    objects={"snowman": world.OBJECTS["snowman"]},
+    places={name: world.PLACES[name] for name in ("grass", "sand")},
+    held_out_rule=lambda i, j, k: j == 3,
+)
 
 
 def render_fake(renderer, model, combination, floors, count):
@@ -21,16 +29,14 @@ def command(tmp_path, monkeypatch):
     """The command with a fast renderer; gives the shards that it rendered."""
     rendered = []
 
-    def draw(*arguments):
+    def draw(*arguments, **looks):
         rendered.append(arguments[2])
         return render_fake(*arguments)
 
-    some = world.combinations()[:8]
-    monkeypatch.setattr(world, "combinations", lambda: some)
-    monkeypatch.setattr(world, "held_out", lambda: some[6:])
+    monkeypatch.setattr(corpus, "world_named", lambda name: SMALL)
     monkeypatch.setattr(corpus, "render_combination", draw)
-    monkeypatch.setattr(corpus, "load_models", lambda folder: dict.fromkeys(world.OBJECTS))
-    monkeypatch.setattr(corpus, "write_credits", lambda models, path: None)
+    monkeypatch.setattr(corpus, "load_models", lambda folder, of: dict.fromkeys(of.objects))
+    monkeypatch.setattr(corpus, "write_credits", lambda models, path, of: None)
     monkeypatch.setattr(corpus, "Renderer", lambda size: None)
 
     def run(*more):
@@ -42,7 +48,7 @@ def command(tmp_path, monkeypatch):
 
 
 def shard(tmp_path, number):
-    return corpus.shard_path(tmp_path, world.combinations()[number])
+    return corpus.shard_path(tmp_path, SMALL.combinations()[number])
 
 
 def test_what_is_whole_is_kept(command, tmp_path):
@@ -70,7 +76,7 @@ def test_a_damaged_shard_is_rendered_again(command, tmp_path, damage):
         path.write_bytes({"truncated": data[:middle], "flipped": flipped, "empty": b""}[damage])
     with pytest.raises(ValueError, match=r"damaged|clips in"):
         Corpus.open(tmp_path).layers([1], ("clips", "depth"))
-    assert command() == [world.combinations()[1]]
+    assert command() == [SMALL.combinations()[1]]
     assert Corpus.open(tmp_path).shards[1].digest == before
 
 

@@ -1,0 +1,1 @@
+"""Worlds that the embedded families are trained on."""
