@@ -24,6 +24,7 @@ def attach_guard(patcher: Any) -> None:
 
 def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     guider = executor.class_obj
+    check_shape(noise)
     check_windows(guider.model_options.get("context_handler"), noise)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     cfg = float(getattr(guider, "cfg", 1.0))
@@ -80,6 +81,19 @@ def other_sizes(file: Any, noise: Tensor, windows: bool) -> list[str]:
         longer = "; for more frames use Context Windows (Manual) with dim 0" if frames > file.frames else ""
         found.append(f"the latent has {frames} frames and the model was trained on {file.frames}{longer}")
     return found
+
+
+def check_shape(latent: Tensor) -> None:
+    """Refuse latents that are no video at all; the network refuses those of another model.
+
+    Raises:
+        ValueError: If it is not ``[F, C, h, w]`` or ``[B, C, F, h, w]``, or has nothing in it.
+    """
+    if latent.ndim not in (4, 5) or 0 in latent.shape:
+        raise ValueError(
+            f"The latent has shape {list(latent.shape)}; allowed: [frames, channels, height / 8, width / 8], each at "
+            f"least 1. Use Empty VideoLCM Latent, or VAE Encode with the VAE of this model."
+        )
 
 
 def check_windows(handler: Any, noise: Tensor) -> None:

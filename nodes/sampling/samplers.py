@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .. import host
+from ..model.guard import check_shape
 from ..model.model_sampling import VideoLCMModelSampling
 from ..schema import combo, make, schema
 from .sigmas import NOISE_DEVICES, ddim_sigmas, lcm_sigmas, make_sampler, original_steps_of
@@ -129,6 +130,7 @@ class VideoLCMSampler(io.ComfyNode):
                 f"(an empty CLIP Text Encode will do), or set cfg to 1."
             )
         host.forget_notes()
+        check_shape(latent["samples"])
         sampling = model.get_model_object("model_sampling")
         _warn_if_foreign(sampling)
         sigmas = lcm_sigmas(sampling, steps, original_steps_of(sampling), strength)

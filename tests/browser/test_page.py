@@ -40,6 +40,8 @@ def test_run_makes_a_video_and_its_file_brings_the_workflow_back(open_page, vue_
     assert video.stat().st_size > 1000
     page.wait("id => app.nodeOutputs[id]?.images?.length", argument=node_id)
     page.wait("() => [...document.querySelectorAll('video')].some(video => video.videoWidth > 0)")
+    # The result plays by itself, and again from the start when it has ended.
+    page.wait("() => [...document.querySelectorAll('video')].some(video => !video.paused && video.loop)")
     page.screenshot(SCREENSHOTS / f"after_run_{'vue' if vue_nodes else 'canvas'}.png")
     page.drop(video.name, video.read_bytes())
     assert page.missing_nodes() == []

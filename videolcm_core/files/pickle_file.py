@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, shorten
 from .guard import AGAIN, cause
+from .pickle_depth import nests_too_deeply
 from .safetensors_file import MOST_TENSORS, PRIVATE_MOST
 
 UNNAMED: Final = "unnamed."
@@ -21,6 +22,8 @@ FORMATS: Final = "a safetensors file, a PyTorch file of tensors (.pth, .pt, .bin
 _TENSORS: Final = "a dictionary of tensors"
 _LARGER: Final = 4
 """Times the file's own size that its tensors may have together: weights that are tied lie in it once."""
+_PICKLES: Final = 5
+"""In a file of the old format: magic number, version, system, content, names of the storages."""
 _SAVE_AGAIN: Final = "Save it again where it was made: tensors contiguous, on the CPU, with torch.save or safetensors."
 
 
@@ -39,6 +42,7 @@ def read_pickle(path: Path, head: bytes) -> tuple[dict[str, Tensor], int | None]
         raise CheckpointError(path.name, "a truncated PyTorch file", FORMATS, AGAIN)
     if is_zip:
         _check_archive(path, size)
+    _check_depth(path, is_zip)
     try:
         # Mapped files that are rewritten kill the process: see `safetensors_file`.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip and size > PRIVATE_MOST)
@@ -78,6 +82,23 @@ def _check_archive(path: Path, size: int) -> None:
         raise CheckpointError(path.name, "a TorchScript program", "files that hold tensors only", next_step)
     if "data.pkl" not in names:
         raise CheckpointError(path.name, "a zip archive without a PyTorch pickle", FORMATS, AGAIN)
+
+
+def _check_depth(path: Path, is_zip: bool) -> None:
+    """Refuse pickles whose keys would take longer to hash than anybody waits."""
+    try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                name = next(n for n in archive.namelist() if Path(n).name == "data.pkl")
+                deep = nests_too_deeply(archive.read(name))
+        else:
+            with path.open("rb") as file:
+                # The old format is several pickles, one after the other, and then the numbers.
+                deep = any(nests_too_deeply(file) for _ in range(_PICKLES))
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise CheckpointError(path.name, f"a damaged archive ({cause(error)})", FORMATS, AGAIN) from error
+    if deep:
+        raise CheckpointError(path.name, "a pickle of deeply nested tuples", _TENSORS, AGAIN)
 
 
 def _unwrap(file: str, content: Any, size: int) -> tuple[dict[str, Tensor], int | None]:
