@@ -52,18 +52,34 @@ SHOWN = """() => {
 }"""
 
 
-def wiring(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Types and inputs by node id, without titles and without inputs that only one side spells out."""
-    return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items()}
-
-
 def assert_same_prompt(page_prompt: dict[str, Any], shipped: dict[str, Any]) -> None:
-    """The page queues the shipped prompt; the page may add defaults of inputs that the shipped one leaves out."""
-    ours, theirs = wiring(shipped), wiring(page_prompt)
-    assert set(ours) == set(theirs)
-    for id, (class_type, inputs) in ours.items():
-        assert theirs[id][0] == class_type
-        assert inputs.items() <= theirs[id][1].items(), f"{class_type}: {inputs} is not in {theirs[id][1]}"
+    """The page queues what the shipped prompt does, under ids of its own, and shows images beside it.
+
+    The page may add defaults of inputs that the shipped prompt leaves out.
+    """
+    seen: dict[str, str] = {}
+
+    def compare(ours: str, theirs: str) -> None:
+        if ours in seen:
+            assert seen[ours] == theirs
+            return
+        seen[ours] = theirs
+        one, other = shipped[ours], page_prompt[theirs]
+        assert one["class_type"] == other["class_type"]
+        for name, value in one["inputs"].items():
+            given = other["inputs"].get(name)
+            if isinstance(value, list) and len(value) == 2 and value[0] in shipped:
+                assert isinstance(given, list) and given[1] == value[1], f"{one['class_type']}: {name} is {given}"
+                compare(value[0], given[0])
+            else:
+                assert given == value, f"{one['class_type']}: {name} is {given}, not {value}"
+
+    (ours,) = (id for id, node in shipped.items() if node["class_type"] == "SaveVideo")
+    (theirs,) = (id for id, node in page_prompt.items() if node["class_type"] == "SaveVideo")
+    compare(ours, theirs)
+    assert set(seen) == set(shipped), "nodes of the shipped prompt that lead to no video"
+    beside = {page_prompt[id]["class_type"] for id in set(page_prompt) - set(seen.values())}
+    assert beside <= {"PreviewImage", "MaskToImage"}, f"the page runs {beside} beside the shipped prompt"
 
 
 class ComfyPage:

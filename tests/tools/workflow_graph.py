@@ -139,13 +139,18 @@ def api_ids(graph: Graph) -> dict[Node, str]:
     Raises:
         ValueError: If the graph lacks a role.
     """
-    nodes = [node for node in graph.nodes if node.type != "PreviewImage"]
+    save = next((node for node in graph.nodes if node.type == "SaveVideo"), None)
+    needed = {save} if save else set()
+    for node in reversed(graph.nodes):  # a node comes after those that it takes from
+        if node in needed:
+            needed |= {value[0] for value in node.inputs.values() if isinstance(value, tuple)}
+    nodes = [node for node in graph.nodes if node in needed]
     sampler = next((node for node in nodes if node.type in SAMPLERS), None)
     texts = [node for node in nodes if node.type == "CLIPTextEncode" and node.title != NEGATIVE]
     roles = {
         "prompt": next(iter(texts), None),
         "sampler": sampler,
-        "save": next((node for node in nodes if node.type == "SaveVideo"), None),
+        "save": save,
     }
     ids: dict[Node, str] = {}
     for role, chosen in roles.items():
