@@ -30,6 +30,7 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
     cfg = float(getattr(guider, "cfg", 1.0))
     places = guider.model_patcher.model.diffusion_model.attention_places()
     found = hazards(sampling, noise, sampler, sigmas, cfg) + ignored_patches(guider.model_options, places)
+    found += cached_steps(sampling, guider.model_options)
     windows = guider.model_options.get("context_handler") is not None
     found += other_sizes(guider.model_patcher.model.model_config.settings.file, noise, windows)
     host.forget_old_notes()
@@ -57,6 +58,19 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     if isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled:
         found += _distilled_hazards(sampling, sampler, sigmas, cfg)
     return found
+
+
+def cached_steps(sampling: Any, model_options: dict[str, Any]) -> list[str]:
+    """Nodes of the host that leave steps out where two look alike: a few-step model has none to spare.
+
+    Args:
+        sampling: The model's sampling object.
+        model_options: Of the run.
+    """
+    distilled = isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled
+    if not distilled or "easycache" not in model_options.get("transformer_options", {}):
+        return []
+    return ["EasyCache or LazyCache leaves out steps, and a model of few steps has none to spare (take it off)"]
 
 
 def other_sizes(file: Any, noise: Tensor, windows: bool) -> list[str]:

@@ -28,6 +28,7 @@ EXTRAS = (
     "pag",
     "hypertile",
     "tomesd",
+    "easycache",
 )
 
 

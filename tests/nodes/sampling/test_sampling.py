@@ -337,6 +337,20 @@ def test_guard_warns_once_about_unsuitable_settings(model, prompt, latent, ksamp
     assert len(every) == 1 and every[0].count(";") == 3
 
 
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_guard_names_the_hosts_caches_of_steps(host, model, prompt, latent, ksampler, caplog, node):
+    values = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    cached = host.run(node, model=model, **values)[0]
+    with caplog.at_level(logging.WARNING):
+        ksampler(cached, prompt("a dog"), latent(), steps=4)
+    assert any("EasyCache or LazyCache leaves out steps" in record.getMessage() for record in caplog.records)
+    teacher = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini-teacher.safetensors")[0]
+    slow = host.run(node, model=teacher, **values)[0]
+    cached_steps = host.pack("nodes.model.guard").cached_steps
+    assert cached_steps(slow.get_model_object("model_sampling"), slow.model_options) == []
+    assert cached_steps(cached.get_model_object("model_sampling"), cached.model_options)
+
+
 def test_guard_names_a_size_and_length_that_the_model_was_not_trained_on(host, ksampler, caplog):
     model, clip, *_ = host.run("VideoLCMCheckpointLoader", ckpt_name="videolcm-mini.safetensors")
     text = host.run("CLIPTextEncode", clip=clip, text="a horse")[0]
