@@ -29,10 +29,11 @@ def attach_preview(patcher: Any, autoencoder: Mapping[str, Tensor]) -> None:
         patcher: The MODEL.
         autoencoder: The file's own; other layouts than the tiny autoencoder's are left alone.
     """
-    model = TinyAutoencoder()
+    with torch.device("meta"):
+        model = TinyAutoencoder()
     if {key: value.shape for key, value in autoencoder.items()} != {k: v.shape for k, v in model.state_dict().items()}:
         return
-    model.load_state_dict({key: value.float() for key, value in autoencoder.items()})
+    model.load_state_dict({key: value.float() for key, value in autoencoder.items()}, assign=True)
     model.skip_idle_blocks()
     model.train(False).requires_grad_(False).channels_last()
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, KEY, Preview(model.taesd_decoder))
@@ -51,13 +52,20 @@ class Preview:
         self.seconds: float | None = None
 
     def __call__(
-        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **kw: Any
-    ):
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable[..., Any] | None = None,
+        *rest: Any,
+        **options: Any,
+    ) -> Tensor:
         """Run, with a callback that shows what the given one is told."""
-        if not host.shows_previews():
-            return executor(noise, latent, sampler, sigmas, *rest, **kw)
-        mask, callback, *others = rest if len(rest) > 1 else (kw.pop("denoise_mask", None), kw.pop("callback", None))
-        return executor(noise, latent, sampler, sigmas, mask, self.watched(callback), *others, **kw)
+        shown = self.watched(callback) if host.shows_previews() else callback
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, shown, *rest, **options)
 
     def watched(self, callback: Callable[..., Any] | None) -> Callable[..., Any]:
         """The callback of a run that begins now, which shows previews too."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,27 +12,12 @@ from typing import Final
 import torch
 from safetensors import SafetensorError
 
+from ..failures import READING
 from .checksums import SUMS_NAME, fits_checksum
 from .errors import CheckpointError, shorten
 
 AGAIN: Final = "Download or copy the file again and compare its size with the source."
-# What readers, detection and the building of networks raise on odd files, found by fuzzing.
-_FAILURES: Final = (
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-    EOFError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    pickle.PickleError,
-    SafetensorError,
-    zlib.error,
-)
+_FAILURES: Final[tuple[type[Exception], ...]] = (*READING, pickle.PickleError, SafetensorError)
 _DAMAGED: Final = (
     f"Get it again from where it came from. A file of this pack comes back with `git checkout -- models` in the pack's "
     f"folder, or with the pack; a file changed on purpose needs its line in {SUMS_NAME} changed or removed."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from ..failures import READING
 
 Source = str | Path | bytes | io.BytesIO
 """A file's path, or its content."""
@@ -19,24 +19,6 @@ MAX_PIXELS: Final = 1 << 27
 """Of one frame or image (16K video has 133 million): damaged headers ask for sizes that no memory holds."""
 
 _HEAD: Final = 1 << 16
-
-# What PyAV, FFmpeg's wrappers and Pillow raise on damaged files, found by fuzzing: besides their own errors, nearly
-# every built-in one. MemoryError and OverflowError come from absurd sizes, AttributeError from streams without decoder.
-_FAILURES: Final = (
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-    EOFError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    SyntaxError,
-    struct.error,
-    zlib.error,
-)
 
 
 class MediaError(ValueError):
@@ -94,7 +76,7 @@ def decoding(name: str) -> Iterator[None]:
         yield
     except MediaError:
         raise
-    except _FAILURES as error:
+    except READING as error:
         raise MediaError(name, f"cannot be decoded: {_text(error)}") from error
     except Exception as error:
         # PyAV's and Pillow's own errors that derive from Exception alone; their classes would have to be imported.

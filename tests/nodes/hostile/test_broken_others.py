@@ -50,8 +50,6 @@ def test_lora_headers(lora_refused, host, header):
 
 @pytest.mark.parametrize("content", PICKLES)
 def test_lora_pickles(lora_refused, host, content):
-    if "compressed" in content:
-        pytest.skip("the same archives are read as checkpoints")
     lora_refused(broken_files.save(host.base / "models" / "loras" / "pickle.pt", PICKLES[content]()))
 
 

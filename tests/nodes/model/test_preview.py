@@ -40,14 +40,25 @@ def test_grid_keeps_the_reading_order(preview, count, rows, columns):
 def test_a_run_without_time_shows_nothing_and_a_long_one_everything(host, preview):
     model = host.pack("videolcm_core.networks.autoencoder").TinyAutoencoder().requires_grad_(False)
     watcher, frames = preview.Preview(model.taesd_decoder), torch.zeros(16, 4, 2, 2)
-    assert watcher.sheet(frames, 0.0, 0.0, 1.0) is None or watcher.seconds is None
-    whole = watcher.sheet(frames, 100.0, 100.0, 0.0)
-    assert whole.shape == (64, 64, 3)
-    cost = watcher.seconds * 4
-    assert (
-        watcher.sheet(frames, cost, 2 * cost, 0.0) is None or watcher.sheet(frames, cost, 2 * cost, 0.0).shape[0] <= 32
-    )
-    assert watcher.sheet(frames, 1.0, 100.0, spent=0.08) is None  # what is spent is saved up again first
+    assert watcher.sheet(frames, sampled=100.0, sampling=100.0, spent=0.0).shape == (64, 64, 3)
+    each = watcher.seconds * 4
+    assert watcher.sheet(frames, sampled=each, sampling=2 * each, spent=0.0).shape == (16, 16, 3)
+    assert watcher.sheet(frames, sampled=0.0, sampling=0.0, spent=1.0) is None
+    # What is spent is saved up again first.
+    assert watcher.sheet(frames, sampled=1e-6, sampling=100.0, spent=0.08) is None
+
+
+def test_a_masked_run_keeps_its_mask_and_callback(preview):
+    given = []
+
+    def executor(*arguments, **options):
+        given.append((arguments, options))
+
+    watcher = preview.Preview(torch.nn.Identity())
+    watcher(executor, 1, 2, 3, 4, 5, 6, True, seed=8)
+    watcher(executor, 1, 2, 3, 4, 5, callback=6)
+    # Nobody watches here, so nothing is changed.
+    assert given == [((1, 2, 3, 4, 5, 6, True), {"seed": 8}), ((1, 2, 3, 4, 5, 6), {})]
 
 
 def test_only_the_tiny_decoder_is_shown(model, preview):
