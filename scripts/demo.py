@@ -166,13 +166,18 @@ def stage_of(class_type: str) -> str:
 class ProgressBar:
     """Sampling progress: one moving line on a terminal, one line per step elsewhere."""
 
+    shown = ""
+    """The last line; a preview tells of the same step again."""
+
     def __call__(self, kind: str, data: dict[str, Any]) -> None:
         """Draw the state that a `progress` message tells of; ignore every other message."""
         if kind != "progress":
             return
         step, steps = data["value"], data["max"]
         line = f"sampling [{'#' * (24 * step // steps):24}] {step}/{steps}"
-        moving = sys.stdout.isatty()
+        if line == self.shown:
+            return
+        self.shown, moving = line, sys.stdout.isatty()
         print(f"\r{line}" if moving else line, end="" if moving and step < steps else "\n", flush=True)
 
 
