@@ -130,11 +130,11 @@ def temporal_conv_class(base: type) -> type:
 
 @cache
 def token_conv_class(base: type) -> type:
-    """A Conv1d class of kernel 1 that runs as a linear layer on tokens ``[..., C]``; weights stay 3-D."""
+    """A convolution class of kernel 1 that runs as a linear layer on tokens ``[..., C]``; weights keep their shape."""
 
     class TokenConv(base):  # type: ignore[misc, valid-type]
         def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
-            return F.linear(input, weight.squeeze(-1), bias)
+            return F.linear(input, weight.flatten(1), bias)
 
     return TokenConv
 

@@ -1,0 +1,1 @@
+"""AnimateDiff: motion modules for Stable Diffusion 1.5, and AnimateLCM's image encoder."""
