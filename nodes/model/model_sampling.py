@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...videolcm_core.diffusion.consistency import consistency_function
 from ...videolcm_core.diffusion.prediction import to_x_0
-from ...videolcm_core.diffusion.schedule import NUM_TIMESTEPS, Schedule, distillation_grid
+from ...videolcm_core.diffusion.schedule import BETA_END, BETA_START, NUM_TIMESTEPS, Schedule, distillation_grid
 from ...videolcm_core.files.entries import check_value
 from ...videolcm_core.files.settings import FileSettings
 from .. import host
@@ -34,6 +34,7 @@ class SamplingOptions:
     Attributes:
         prediction: What the network predicts: "v", "eps" or "x_0".
         beta_schedule: "scaled_linear" or "linear".
+        beta_end: The last beta; AnimateLCM's image-to-video has 0.014.
         zero_terminal_snr: Whether the last timestep is pure noise.
         distilled: A consistency model (grid and boundary scaling) or a plain diffusion model, a teacher.
         original_steps: Grid a distilled model was trained on.
@@ -42,6 +43,7 @@ class SamplingOptions:
 
     prediction: str = "v"
     beta_schedule: str = "scaled_linear"
+    beta_end: float = BETA_END
     zero_terminal_snr: bool = True
     distilled: bool = True
     original_steps: int = 50
@@ -62,6 +64,7 @@ class SamplingOptions:
         return cls(
             prediction=settings.prediction,
             beta_schedule=settings.beta_schedule,
+            beta_end=settings.beta_end,
             zero_terminal_snr=settings.zero_terminal_snr,
             distilled=settings.sampling == "lcm",
             original_steps=settings.original_steps,
@@ -73,6 +76,7 @@ class SamplingOptions:
         return {
             "prediction": self.prediction,
             "beta_schedule": self.beta_schedule,
+            "beta_end": self.beta_end,
             "zero_terminal_snr": self.zero_terminal_snr,
             "sampling": "lcm" if self.distilled else "teacher",
             "original_steps": self.original_steps,
@@ -92,11 +96,11 @@ class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
         torch.nn.Module.__init__(self)
         self.options = options or SamplingOptions()
         self.num_timesteps = NUM_TIMESTEPS
-        self.linear_start, self.linear_end = 0.00085, 0.012
+        self.linear_start, self.linear_end = BETA_START, self.options.beta_end
         self.sigma_data = 1.0
         # The host writes a marker into saved checkpoints when it finds this attribute set.
         self.zsnr = self.options.zero_terminal_snr
-        schedule = Schedule.create(self.options.beta_schedule, self.zsnr, dtype=torch.float64)
+        schedule = Schedule.create(self.options.beta_schedule, self.zsnr, torch.float64, beta_end=self.options.beta_end)
         alphas_cumprod = schedule.alphas_cumprod.clamp(min=TERMINAL_ALPHA_CUMPROD)
         every_sigma = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
         steps = self.options.original_steps if self.options.distilled else NUM_TIMESTEPS

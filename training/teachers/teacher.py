@@ -51,7 +51,10 @@ class Teacher:
     @cached_property
     def schedule(self) -> Schedule:
         """In float64, the precision of the authors' solver, on the CPU."""
-        return Schedule.create(self.settings.beta_schedule, self.settings.zero_terminal_snr, dtype=torch.float64)
+        settings = self.settings
+        return Schedule.create(
+            settings.beta_schedule, settings.zero_terminal_snr, torch.float64, beta_end=settings.beta_end
+        )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

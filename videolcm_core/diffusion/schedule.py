@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 BETA_SCHEDULES: Final = ("scaled_linear", "linear")
+BETA_START: Final = 0.00085
+BETA_END: Final = 0.012
 NUM_TIMESTEPS: Final = 1000
 
 
 def make_betas(
     beta_schedule: str = "scaled_linear",
     num_timesteps: int = NUM_TIMESTEPS,
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
+    beta_start: float = BETA_START,
+    beta_end: float = BETA_END,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Variances added at each timestep.
@@ -83,8 +85,8 @@ class Schedule:
         zero_terminal_snr: bool = True,
         dtype: torch.dtype = torch.float32,
         num_timesteps: int = NUM_TIMESTEPS,
-        beta_start: float = 0.00085,
-        beta_end: float = 0.012,
+        beta_start: float = BETA_START,
+        beta_end: float = BETA_END,
     ) -> Schedule:
         """Build a schedule.
 

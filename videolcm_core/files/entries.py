@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..diffusion.prediction import PREDICTIONS
-from ..diffusion.schedule import BETA_SCHEDULES, NUM_TIMESTEPS
+from ..diffusion.schedule import BETA_SCHEDULES, BETA_START, NUM_TIMESTEPS
 from .errors import SettingsError, shorten
 
 PREFIX: Final = "videolcm."
 FORMAT: Final = 1
 SAMPLINGS: Final = ("lcm", "teacher")
+GROUP_NORMS: Final = ("frame", "video")
+"""Over what the group norm of a motion module takes its statistics: each frame alone, or all frames of a video."""
 _SPELLED: Final = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
@@ -186,7 +188,8 @@ ENTRIES: Final[dict[str, Entry]] = {
     "format": _whole(1, FORMAT, "The file was written by a newer version; update ComfyUI-VideoLCM."),
     "family": _words(100),
     "prediction": _choice(PREDICTIONS, "Say what the network predicts; VideoLCM predicts v, ModelScope eps."),
-    "beta_schedule": _choice(BETA_SCHEDULES, "VideoLCM uses scaled_linear."),
+    "beta_schedule": _choice(BETA_SCHEDULES, "VideoLCM uses scaled_linear, AnimateLCM linear."),
+    "beta_end": _number(BETA_START, 0.5, "Stable Diffusion uses 0.012, AnimateLCM's image-to-video 0.014."),
     "zero_terminal_snr": Entry(_read_flag, lambda v: isinstance(v, bool), "true, false (also 1, 0, yes, no, on, off)"),
     "sampling": _choice(SAMPLINGS, "Say lcm for a consistency model, teacher for a plain diffusion model."),
     "original_steps": _whole(1, NUM_TIMESTEPS, "VideoLCM was distilled on 50."),
@@ -205,6 +208,9 @@ ENTRIES: Final[dict[str, Entry]] = {
         lambda value: _is_number(value, 1e-3, 1000),
         "a number from 0.001 to 1000",
         "It is the rate of the videos that the network was trained on.",
+    ),
+    "group_norm": _choice(
+        GROUP_NORMS, "Of motion modules: frame for AnimateDiff and AnimateLCM, video for diffusers and MCM."
     ),
     "head_dim": _whole(1, 16_384, "It is the width of one head of attention; 64 in the authors' networks."),
     "dropout": _number(0, 0.999),

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from ..diffusion.consistency import TIMESTEP_SCALING
+from ..diffusion.schedule import BETA_END
 from ..networks.autoencoder import LATENT_SCALE
 from .entries import ENTRIES, FORMAT, PREFIX, check_value, read_entry, write_entry
 from .errors import SettingsError, shorten
 
 SAMPLING_ENTRIES: Final = frozenset(
-    {"prediction", "beta_schedule", "zero_terminal_snr", "sampling", "original_steps", "timestep_scaling"}
+    {"prediction", "beta_schedule", "beta_end", "zero_terminal_snr", "sampling", "original_steps", "timestep_scaling"}
 )
 """Names of the fields that say how a network is sampled."""
 
@@ -28,6 +29,7 @@ class FileSettings:
         family: "tf-t2v", "videocomposer", "modelscope", "diffusers", "videolcm-mini", or an author's own word.
         prediction: What the network predicts: "v", "eps" or "x_0".
         beta_schedule: "scaled_linear" or "linear".
+        beta_end: The last beta.
         zero_terminal_snr: Whether the last timestep is pure noise.
         sampling: "lcm" for a consistency model, "teacher" for a plain diffusion model; None where neither the file nor
             its tensors tell, and the reader's purpose decides.
@@ -43,6 +45,7 @@ class FileSettings:
         height: Of the videos, pixels.
         frames: Of the videos.
         fps: Frames per second of the videos.
+        group_norm: Of motion modules, statistics of each "frame" or of the whole "video".
         head_dim: Width of one head of attention.
         dropout: Of the network's training.
         latent_scale: Factor on the autoencoder's latents.
@@ -59,6 +62,7 @@ class FileSettings:
     family: str = "tf-t2v"
     prediction: str = "v"
     beta_schedule: str = "scaled_linear"
+    beta_end: float = BETA_END
     zero_terminal_snr: bool = True
     sampling: str | None = None
     original_steps: int = 50
@@ -73,6 +77,7 @@ class FileSettings:
     height: int = 256
     frames: int = 16
     fps: float = 8
+    group_norm: str | None = None
     head_dim: int = 64
     dropout: float = 0.1
     latent_scale: float = LATENT_SCALE
