@@ -1,1 +1,1 @@
-"""Families of AnimateDiff: motion modules for Stable Diffusion 1.5, its UNet, and their LoRAs."""
+"""AnimateDiff and AnimateLCM: files of motion modules for Stable Diffusion 1.5."""
