@@ -53,7 +53,7 @@ from comfy.sd1_clip import SD1ClipModel as SD1ClipModel
 from comfy.sd1_clip import SD1Tokenizer as SD1Tokenizer
 from comfy.sd1_clip import SDClipModel as SDClipModel
 from comfy.sd1_clip import SDTokenizer as SDTokenizer
-from comfy.supported_models import SD15 as SD15Config
+from comfy.supported_models import SD15
 from comfy.supported_models_base import BASE as BaseConfig
 from comfy.supported_models_base import ClipTarget as ClipTarget
 from comfy.weight_adapter import LoRAAdapter as LoRAAdapter
@@ -64,6 +64,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+SD15Config = SD15
 SD15LatentFormat = comfy.latent_formats.SD15
 # Older hosts have this inside the functions that need it.
 reshape_sigma = getattr(
@@ -77,6 +78,7 @@ EMBEDDED_MODELS = PACK_FOLDER / "models"
 EXAMPLE_CLIPS = PACK_FOLDER / "workflows" / "clips"
 MODEL_FOLDER = "videolcm"
 ANNOTATOR_FOLDER = "videolcm_annotators"
+MOTION_FOLDER = "animatediff_models"
 EMBEDDED_ANNOTATORS = EMBEDDED_MODELS / "annotators"
 
 
@@ -90,16 +92,20 @@ def supported(function: Callable, **optional: Any) -> dict[str, Any]:
 
 
 def register_folders() -> None:
-    """Make ``videolcm`` and ``videolcm_annotators`` model folders.
+    """Make ``videolcm``, ``videolcm_annotators`` and ``animatediff_models`` model folders.
 
-    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack.
+    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack. The last is
+    AnimateDiff-Evolved's: what that pack or the user said of it stays.
     """
-    for name, embedded in ((MODEL_FOLDER, EMBEDDED_MODELS), (ANNOTATOR_FOLDER, EMBEDDED_ANNOTATORS)):
+    embedded = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS, MOTION_FOLDER: None}
+    for name, ours in embedded.items():
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        folder_paths.add_model_folder_path(name, str(embedded))
-        paths, _ = folder_paths.folder_names_and_paths[name]
+        if ours is not None:
+            folder_paths.add_model_folder_path(name, str(ours))
+        paths, extensions = folder_paths.folder_names_and_paths[name]
         # A new folder name accepts every file, README included; model files only, as in the other folders.
-        folder_paths.folder_names_and_paths[name] = (paths, set(folder_paths.supported_pt_extensions))
+        kinds = set(folder_paths.supported_pt_extensions)
+        folder_paths.folder_names_and_paths[name] = (paths, kinds | (extensions if ours is None else set()))
 
 
 def model_files(*folders: str) -> list[str]:

@@ -59,6 +59,10 @@ def read_sd15_settings(metadata: Mapping[str, str], name: str) -> SD15Settings:
     return SD15Settings(file=file, sampling=SamplingOptions.of(file))
 
 
+def _empty_model(config: NarrowSD15, tensors: Mapping[str, Tensor]) -> Any:
+    return config.get_model(dict(tensors))
+
+
 def build_sd15(
     settings: SD15Settings,
     tensors: Mapping[str, Tensor],
@@ -83,6 +87,6 @@ def build_sd15(
     config.settings = settings
     weights = next(t.dtype for t in tensors.values() if t.is_floating_point())
     host.set_inference_dtypes(config, dtype, host.calculate_parameters(dict(tensors)), weights)
-    patcher = host.make_patcher(config.get_model(dict(tensors)), dict(tensors), disable_dynamic)
+    patcher = host.make_patcher(_empty_model(config, tensors), dict(tensors), disable_dynamic)
     patcher.add_object_patch("model_sampling", VideoLCMModelSampling(settings.sampling))
     return patcher

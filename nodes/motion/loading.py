@@ -21,7 +21,7 @@ from .patch import Motion
 
 log = logging.getLogger(__name__)
 
-FOLDERS: Final = ("animatediff_models", host.MODEL_FOLDER)
+FOLDERS: Final = (host.MOTION_FOLDER, host.MODEL_FOLDER)
 
 
 def load_motion(path: str, weight_dtype: str = "default") -> Motion:

@@ -1,7 +1,7 @@
 """Motion modules as a patch of a MODEL: weights of their own beside the UNet's, which stays untouched.
 
-The host sees the patch's model (`MotionHandler.models`), so it loads, counts and offloads it with the MODEL, and a clone
-carries it along.
+The host sees the patch's model (`MotionHandler.models`), so it loads, counts and offloads it with the MODEL, and a
+clone carries it along.
 """
 
 from __future__ import annotations

@@ -116,5 +116,6 @@ def _widths(unet: nn.Module) -> list[int]:
 
 
 def text_width(unet: nn.Module) -> int:
+    """Width of the text that a UNet takes."""
     weight = unet.state_dict().get("middle_block.1.transformer_blocks.0.attn2.to_k.weight", torch.empty(0, 0))
     return weight.shape[1]
