@@ -16,8 +16,8 @@ class AnimateLCMSVDSampling(host.ModelSamplingContinuousEDM, host.V_PREDICTION):
     Preconditioning, the time ``ln(sigma) / 4``, start noise of ``sqrt(sigma_max^2 + 1)`` and step noise of ``sigma``
     are core's own for Stable Video Diffusion and are the authors'; only the levels are not. ``sigmas`` holds theirs, so
     that core's scheduler ``simple`` takes levels 0, 10, 20, 30 for 4 steps, as the authors do. Their rule is every
-    ``floor(40 / steps)``-th level, core's is ``floor(i * 40 / steps)``: the same for 1 to 5, 8, 10, 13, 20 and 40
-    steps; VideoLCM Scheduler and VideoLCM Sampler have theirs for every number
+    ``floor(40 / steps)``-th level, core's is ``floor(i * 40 / steps)``: the same for 1 to 5, 8, 10, 13, 20, 39
+    and 40 steps; VideoLCM Scheduler and VideoLCM Sampler have theirs for every number
     (animatelcm_svd/animatelcm_scheduler.py, `set_timesteps` and `step`).
     """
 
