@@ -65,7 +65,7 @@ class VideoLCMSampling(io.ComfyNode):
             ValueError: If the preset is for other models than this one.
         """
         host.forget_notes()
-        by_hand = {
+        by_hand: dict[str, Any] = {
             "prediction": prediction,
             "beta_schedule": beta_schedule,
             "beta_end": beta_end,

@@ -40,7 +40,12 @@ class VideoLCMSampler(io.ComfyNode):
             "sampler on the model's own timesteps, no guidance.",
             search_aliases=["videolcm", "lcm sampler", "few-step video", "4 steps", "text to video", "ksampler video"],
             inputs=[
-                make(io.Model, "model", tooltip="From Load VideoLCM Checkpoint or Load VideoLCM Model."),
+                make(
+                    io.Model,
+                    "model",
+                    tooltip="From Load VideoLCM Checkpoint, Load VideoLCM Model or Apply Motion Module, or another "
+                    "consistency model with VideoLCM Model Sampling (AnimateLCM-SVD).",
+                ),
                 make(io.Conditioning, "positive", tooltip="What to show, from CLIP Text Encode."),
                 make(
                     io.Conditioning,
@@ -75,8 +80,8 @@ class VideoLCMSampler(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (at 9), more applies "
-                    "it twice and doubles the time.",
+                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (VideoLCM at 9), more "
+                    "applies it twice and doubles the time. AnimateLCM takes 1 to 2, 1.5 with a negative prompt.",
                 ),
                 make(
                     io.Float,
