@@ -25,7 +25,7 @@ _TOP: Final = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-_RES: Final = {
+RESIDUAL: Final = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -53,7 +53,7 @@ def vgen_to_diffusers(keys: Iterable[str]) -> dict[str, str]:
     modules = _modules(len(downs) + 1, per_level, attention_levels=range(len(downs) + 1))
     # Without attention the upsampler is the second layer of its block, so both places are known.
     modules.update(_modules(len(downs) + 1, per_level, attention_levels=()))
-    return _rename(keys, modules)
+    return rename(keys, modules)
 
 
 def diffusers_to_vgen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def diffusers_to_vgen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     per_level = 1 + len({key.split(".")[3] for key in tensors if key.startswith("down_blocks.0.resnets.")})
     with_attention = [level for level in range(levels) if f"up_blocks.{level}.attentions.0.norm.weight" in tensors]
     modules = {theirs: own for own, theirs in _modules(levels, per_level, with_attention).items()}
-    names = _rename(tensors, modules)
+    names = rename(tensors, modules)
     token_conv = re.compile(r"(transformer_in|temp_attentions\.\d+)\.proj_(in|out)\.weight$")
     return {
         names.get(key, key): value.unsqueeze(-1) if value.ndim == 2 and token_conv.search(key) else value
@@ -105,12 +105,12 @@ def _block(own: str, theirs: str, position: int) -> dict[str, str]:
 
 
 def _residual(own: str, theirs: str, position: int) -> dict[str, str]:
-    parts = {f"{own}.{part}": f"{theirs}.resnets.{position}.{other}" for part, other in _RES.items()}
+    parts = {f"{own}.{part}": f"{theirs}.resnets.{position}.{other}" for part, other in RESIDUAL.items()}
     # The convolutions along time are a module of their own in diffusers.
     return {**parts, f"{own}.temopral_conv": f"{theirs}.temp_convs.{position}"}
 
 
-def _rename(keys: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+def rename(keys: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
     """Replace the longest known module name at the start of each key."""
     renamed = {}
     for key in keys:

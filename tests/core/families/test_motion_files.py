@@ -1,0 +1,409 @@
+"""Files of motion modules: every layout, every release, and what is refused by name."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from broken_files import TENSOR_KINDS, broken
+from recipe import recipe_fill
+from safetensors.torch import save_file
+
+from videolcm_core.families.animatediff.defaults import RELEASED, UNKNOWN
+from videolcm_core.families.animatediff.detection import read_motion
+from videolcm_core.families.animatediff.keymaps import motion_from_diffusers, motion_to_diffusers, sd15_to_diffusers
+from videolcm_core.families.foreign import foreign_family
+from videolcm_core.files.errors import CheckpointError, SettingsError
+from videolcm_core.files.reading import load_state_dict
+from videolcm_core.networks.animatediff.motion import MotionConfig, MotionNetwork
+from videolcm_core.networks.animatediff.positions import positional_encoding
+from videolcm_core.networks.animatediff.unet import SD15Config, SD15UNet
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
+
+KEYS = json.loads((Path(__file__).resolve().parents[2] / "golden" / "keys.json").read_text())
+NARROW = (32, 64, 96, 96)
+BLOCK = "down_blocks.1.motion_modules.0.temporal_transformer"
+
+
+def motion(**sizes):
+    return recipe_fill(MotionNetwork(MotionConfig(**{"channels": NARROW, **sizes})), seed=3, gain=0.8).state_dict()
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return motion()
+
+
+def with_tables(weights, frames):
+    """As AnimateDiff's files: a table of positions in every attention."""
+    tables = {}
+    for key, value in weights.items():
+        if match := re.fullmatch(r"(.+\.attention_blocks\.\d)\.to_q\.weight", key):
+            tables[f"{match[1]}.pos_encoder.pe"] = positional_encoding(frames, value.shape[1])[None]
+    return {**weights, **tables}
+
+
+def assert_weights(found, weights):
+    assert set(found.weights) == set(weights)
+    for key, value in weights.items():
+        assert found.weights[key].equal(value), key
+
+
+# ------------------------------------------------------------------------------------------- published key lists
+
+
+def digest(tensors):
+    return hashlib.sha256("\n".join(sorted(f"{k} {list(v.shape)}" for k, v in tensors.items())).encode()).hexdigest()
+
+
+def full_size(**sizes):
+    return MotionNetwork(MotionConfig(**sizes), device="meta").state_dict()
+
+
+def parameters(tensors):
+    return sum(value.numel() for value in tensors.values())
+
+
+def assert_published(tensors, name):
+    assert len(tensors) == KEYS[name]["tensors"]
+    assert parameters(tensors) == KEYS[name]["parameters"]
+    assert digest(tensors) == KEYS[name]["sha256"]
+
+
+def test_keys_and_sizes_are_the_published_ones():
+    both = full_size(image_encoder=True)
+    modules = full_size()
+    assert_published(modules, "animatelcm_t2v")
+    assert_published({key: both[key] for key in both.keys() - modules.keys()}, "animatelcm_i2v_encoder")
+    adapter = motion_to_diffusers(modules)
+    assert_published(adapter, "animatelcm_diffusers")
+    # What the pages of the published files say, in GB.
+    assert round(parameters(modules) * 4 / 1e9, 2) == 1.81
+    assert round(parameters(both) * 4 / 1e9, 2) == 2.12
+    assert round(parameters(adapter) * 4 / 1e9, 2) == 1.82
+    assert round(parameters(adapter) * 2 / 1e9, 3) == 0.908
+
+
+@pytest.mark.parametrize("to_file", [dict, motion_to_diffusers], ids=["authors", "diffusers"])
+@pytest.mark.parametrize("image_encoder", [False, True])
+def test_full_size_is_read(to_file, image_encoder):
+    found = read_motion(to_file(full_size(image_encoder=image_encoder)), {}, "AnimateLCM.ckpt")
+    positions = 32 if to_file is motion_to_diffusers else 0
+    assert found.config == MotionConfig(image_encoder=image_encoder, positions=positions)
+    assert found.release == ("animatelcm-i2v" if image_encoder else "animatelcm")
+
+
+# -------------------------------------------------------------------------------------------------- every layout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt", "wrapped.ckpt", "parallel.ckpt", "both.pth"])
+def test_files_of_authors(tmp_path, weights, name, dtype):
+    tensors = {key: value.to(dtype) for key, value in weights.items()}
+    stored = {f"module.{key}": value for key, value in tensors.items()} if name[0] in "pb" else tensors
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(stored, path)
+    else:
+        torch.save({"state_dict": stored, "epoch": 3, "global_step": 7} if name[0] in "wb" else stored, path)
+    found = read_motion(*load_state_dict(path)[:2], path.name)
+    assert_weights(found, tensors)
+    assert (found.release, found.layout, found.ignored) == ("animatelcm", "authors", ())
+    MotionNetwork(found.config).load_state_dict(found.weights)
+
+
+@pytest.mark.parametrize("kernel", [(1,), (1, 1), (1, 1, 1)])
+def test_projections_may_be_convolutions(weights, kernel):
+    kernels = {
+        k: v.reshape(*v.shape, *kernel) if re.search(r"\.proj_(in|out)\.w", k) else v for k, v in weights.items()
+    }
+    assert sum(value.ndim > 2 for value in kernels.values()) == 42
+    assert_weights(read_motion(kernels, {}, "a.ckpt"), weights)
+
+
+@pytest.mark.parametrize(
+    ("mid_block", "frames", "release"),
+    [
+        (False, 24, "animatediff-v1"),
+        (True, 32, "animatediff-v2"),
+        (True, 77, "animatediff-v2"),
+        (False, 32, "animatediff-v3"),
+        (True, 0, "animatelcm"),
+        (False, 0, "animatelcm"),
+    ],
+)
+def test_releases(mid_block, frames, release):
+    tensors = motion(mid_block=mid_block)
+    tensors = with_tables(tensors, frames) if frames else tensors
+    found = read_motion(tensors, {}, "mm.ckpt")
+    assert found.release == found.settings.family == release
+    assert found.config == MotionConfig(channels=NARROW, mid_block=mid_block, positions=frames)
+    assert_weights(found, tensors)
+    network = MotionNetwork(found.config)
+    network.load_state_dict(found.weights)
+    assert len(network.names()) == (21 if mid_block else 20)
+
+
+def test_other_networks_beside_it_are_left_out_and_named(weights, tiny_unet):
+    unet = {f"module.{key}": value for key, value in tiny_unet.state_dict().items() if "input_blocks.0." in key}
+    more = {"module.conv_in.weight": torch.ones(32, 4, 3, 3), "epoch": torch.tensor(3), **unet}
+    found = read_motion({**{f"module.{k}": v for k, v in weights.items()}, **more}, {}, "a.ckpt")
+    assert_weights(found, weights)
+    assert set(found.ignored) == set(more)
+
+
+def test_the_image_encoder_is_kept():
+    tensors = motion(image_encoder=True)
+    found = read_motion({f"module.{key}": value for key, value in tensors.items()}, {}, "a.ckpt")
+    assert_weights(found, tensors)
+    assert found.config.image_encoder and found.release == "animatelcm-i2v"
+
+
+@pytest.mark.parametrize("frames", [0, 24])
+@pytest.mark.parametrize("mid_block", [True, False])
+def test_diffusers_and_back(mid_block, frames):
+    tensors = motion(mid_block=mid_block)
+    tensors = with_tables(tensors, frames) if frames else tensors
+    adapter = motion_to_diffusers(tensors)
+    found = read_motion(adapter, {}, "adapter.safetensors")
+    assert found.layout == "diffusers" and found.config.positions == (frames or 32)
+    assert_weights(found, with_tables(tensors, frames or 32))
+    again = motion_to_diffusers(found.weights)
+    assert set(again) == set(adapter) and all(again[key].equal(value) for key, value in adapter.items())
+
+
+def test_two_tables_in_a_block_cannot_go_to_diffusers(weights):
+    tensors = with_tables(weights, 24)
+    tensors[f"{BLOCK}.transformer_blocks.0.attention_blocks.1.pos_encoder.pe"] = torch.zeros(1, 24, 64)
+    with pytest.raises(ValueError, match=r"two tables of positions in down_blocks.1.motion_modules.0"):
+        motion_to_diffusers(tensors)
+    assert_weights(read_motion(tensors, {}, "a.ckpt"), tensors)
+
+
+@pytest.mark.parametrize("mid_block", [True, False])
+def test_diffusers_own_adapter(mid_block):
+    diffusers = pytest.importorskip("diffusers")
+    adapter = diffusers.MotionAdapter(
+        block_out_channels=NARROW,
+        motion_num_attention_heads=8,
+        use_motion_mid_block=mid_block,
+        motion_max_seq_length=20,
+    )
+    theirs = dict(recipe_fill(adapter, seed=2).state_dict())
+    found = read_motion(theirs, {}, "adapter.safetensors")
+    assert found.config == MotionConfig(channels=NARROW, mid_block=mid_block, positions=20)
+    assert found.ignored == () and found.settings.group_norm == "video"
+    network = MotionNetwork(found.config)
+    network.load_state_dict(found.weights)
+    back = motion_to_diffusers(network.state_dict())
+    assert set(back) == set(theirs) and all(back[key].equal(value) for key, value in theirs.items())
+
+
+# ------------------------------------------------------------------------------------------------------ settings
+
+
+def test_settings_of_releases(weights):
+    t2v = read_motion(weights, {}, "a.ckpt").settings
+    said = (t2v.prediction, t2v.beta_schedule, t2v.beta_end, t2v.zero_terminal_snr, t2v.sampling, t2v.original_steps)
+    assert said == ("eps", "linear", 0.012, False, "lcm", 100)
+    assert (t2v.timestep_scaling, t2v.group_norm, t2v.cfg, t2v.steps) == (10, "frame", 1.5, 4)
+    assert (t2v.width, t2v.height, t2v.frames, t2v.fps) == (512, 512, 16, 8)
+    i2v = read_motion(motion(image_encoder=True), {}, "a.ckpt").settings
+    assert (i2v.original_steps, i2v.beta_end, i2v.sampling, i2v.group_norm) == (200, 0.014, "lcm", "frame")
+    plain = read_motion(with_tables(weights, 32), {}, "mm_sd_v15_v2.ckpt").settings
+    assert (plain.prediction, plain.beta_schedule, plain.sampling) == ("eps", "linear", "teacher")
+    assert plain.group_norm == "frame" and not plain.zero_terminal_snr
+
+
+def test_an_adapter_of_diffusers_does_not_tell_its_release(weights):
+    adapter = motion_to_diffusers(weights)
+    found = read_motion(adapter, {}, "diffusion_pytorch_model.safetensors")
+    assert (found.release, found.settings.sampling, found.settings.group_norm) == (UNKNOWN, None, "video")
+    by_name = read_motion(adapter, {}, "AnimateLCM_adapter.safetensors")
+    assert (by_name.release, by_name.settings.sampling) == ("animatelcm", "lcm")
+    for sampling, steps in (("lcm", 4), ("teacher", 25)):
+        said = read_motion(adapter, {"videolcm.sampling": sampling}, "a.safetensors").settings
+        assert (said.sampling, said.steps) == (sampling, steps)
+
+
+def test_metadata_wins(weights):
+    metadata = {"videolcm.group_norm": "video", "videolcm.original_steps": "50", "videolcm.beta_end": "0.013"}
+    settings = read_motion(weights, metadata, "a.safetensors").settings
+    assert (settings.group_norm, settings.original_steps, settings.beta_end) == ("video", 50, 0.013)
+    assert settings.given == {"group_norm", "original_steps", "beta_end"}
+    adapter = read_motion(motion_to_diffusers(weights), {"videolcm.group_norm": "frame"}, "a.safetensors")
+    assert adapter.settings.group_norm == "frame"
+
+
+@pytest.mark.parametrize("release", RELEASED)
+def test_a_file_that_names_its_family_is_of_it(weights, release):
+    metadata = {"videolcm.family": "animatelcm-mini" if release == UNKNOWN else release}
+    settings = read_motion(motion_to_diffusers(weights), metadata, "a.safetensors").settings
+    expected = RELEASED["animatelcm" if release == UNKNOWN else release]
+    assert (settings.sampling, settings.original_steps) == (expected.sampling, expected.original_steps)
+
+
+def test_bad_metadata_is_refused(weights):
+    with pytest.raises(SettingsError, match=r"a\.safetensors: got videolcm\.group_norm .*allowed: frame, video"):
+        read_motion(weights, {"videolcm.group_norm": "batch"}, "a.safetensors")
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(tensors, message, next_step=""):
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_motion(tensors, {}, "given.ckpt")
+    text = str(error.value)
+    assert text.startswith("given.ckpt: got ") and "; allowed: " in text and len(text) < 1000
+    assert next_step in text
+    return error.value
+
+
+def small(*keys, shape=(8, 8)):
+    return {key: torch.zeros(shape) for key in keys}
+
+
+CHOOSE = "Choose a file of motion modules in Load Motion Module."
+FOREIGN = {
+    "nothing": ({}, "no motion modules among 0 keys", CHOOSE),
+    "unknown": (small("layer.weight"), "no motion modules among layer.weight", CHOOSE),
+    "hotshot": (small("down_blocks.0.temporal_attentions.0.norm.weight"), "HotshotXL", CHOOSE),
+    "text": (small("text_model.encoder.layers.0.self_attn.q_proj.weight"), "a text encoder", "Load CLIP"),
+    "vae": (small("encoder.conv_in.weight", "decoder.conv_in.weight"), "an autoencoder", "Load VAE"),
+    "motion lora": (
+        small(f"{BLOCK}.transformer_blocks.0.attention_blocks.0.processor.to_q_lora.down.weight"),
+        "a LoRA, not a whole model",
+        "LoRA loader",
+    ),
+    "peft": (small(f"base_model.model.{BLOCK}.lora_A.weight"), "a LoRA", "LoRA loader"),
+    "kohya": (small("lora_unet_mid_block.lora_up.weight"), "a LoRA", "LoRA loader"),
+    "sparse control": (
+        {**small(f"{BLOCK}.norm.weight"), **small("controlnet_cond_embedding.conv_in.weight")},
+        "a ControlNet",
+        "Load ControlNet Model",
+    ),
+    "xl": (small("conditioner.embedders.1.model.weight"), "Stable Diffusion XL", CHOOSE),
+    "wan": (small("blocks.0.cross_attn.q.weight", "head.modulation"), "Wan", CHOOSE),
+    "svd": (small("time_stack.0.weight"), "Stable Video Diffusion", CHOOSE),
+    "encoder": (small("img_encoder.conv_in.weight"), "image encoder without motion modules", "AnimateLCM_sd15_i2v"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_files_are_named(name):
+    tensors, message, next_step = FOREIGN[name]
+    refused(tensors, message, next_step)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_checkpoints_are_named_with_their_loader(prefix):
+    image = SD15UNet(SD15Config(model_channels=32), device="meta").state_dict()
+    refused({prefix + key: value for key, value in image.items()}, "Stable Diffusion 1.x", "Load Checkpoint")
+    video = UNet3D(UNetConfig(model_channels=64), device="meta").state_dict()
+    refused({prefix + key: value for key, value in video.items()}, "VGen family", "Load VideoLCM Checkpoint")
+
+
+def test_motion_modules_are_named_by_the_other_loaders(weights):
+    for tensors in (weights, motion_to_diffusers(weights), with_tables(weights, 4)):
+        assert foreign_family(tensors) == "an AnimateDiff or AnimateLCM motion module"
+
+
+@pytest.mark.parametrize("to_file", [dict, motion_to_diffusers], ids=["authors", "diffusers"])
+def test_modules_for_sdxl_are_refused(weights, to_file):
+    levels = r"(down|up)_blocks\.[012]\."
+    refused(to_file({k: v for k, v in weights.items() if re.match(levels, k)}), "three levels, for Stable Diffusion XL")
+
+
+@pytest.mark.parametrize("to_file", [dict, motion_to_diffusers], ids=["authors", "diffusers"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "down_blocks.0.motion_modules.0.",
+        "down_blocks.2.",
+        "down_blocks.3.",
+        "up_blocks.",
+        "up_blocks.1.motion_modules.2.",
+        "down_blocks.3.motion_modules.1.temporal_transformer.proj_out.bias",
+        "mid_block.motion_modules.0.temporal_transformer.norm.",
+    ],
+)
+def test_incomplete_sets_are_refused(weights, to_file, lost):
+    left = to_file({key: value for key, value in weights.items() if not key.startswith(lost)})
+    refused(left, r"missing keys|on the levels|no down_blocks\.0", "get it again" if "0.m" in lost else "")
+
+
+def test_more_modules_than_there_are_places_are_refused(weights):
+    refused(
+        {**weights, "up_blocks.0.motion_modules.3.temporal_transformer.norm.bias": torch.ones(96)}, "unexpected keys"
+    )
+
+
+@pytest.mark.parametrize(
+    "part", ["norm.weight", "proj_in.weight", "transformer_blocks.0.attention_blocks.0.to_q.weight"]
+)
+@pytest.mark.parametrize("kind", sorted(set(TENSOR_KINDS) - {"nan", "inf"}))
+def test_broken_tensors_are_refused(weights, kind, part):
+    refused(broken(weights, kind, f"{BLOCK}.{part}"), "got ")
+
+
+@pytest.mark.parametrize("kind", sorted(set(TENSOR_KINDS) - {"nan", "inf"}))
+@pytest.mark.parametrize("index", [0, 1])
+def test_broken_tables_are_refused(weights, kind, index):
+    name = f"{BLOCK}.transformer_blocks.0.attention_blocks.{index}.pos_encoder.pe"
+    refused(broken(with_tables(weights, 24), kind, name), "got ")
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_numbers_that_are_none_are_refused(tmp_path, weights, kind, name):
+    path, tensors = tmp_path / name, broken(weights, kind, f"{BLOCK}.proj_in.bias")
+    save_file(tensors, path) if name.endswith("s") else torch.save(tensors, path)
+    with pytest.raises(CheckpointError, match=rf"NaN or infinite values in {re.escape(BLOCK)}.proj_in.bias"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize("channels", [0, 7, 48, 8224, 2**40])
+def test_absurd_sizes_are_refused(weights, channels):
+    norm = torch.empty(channels, device="meta")
+    error = refused({**weights, f"{BLOCK}.norm.weight": norm}, rf"norm.weight of shape \[{channels}\]")
+    assert "multiple of 32 up to 8192" in error.allowed
+
+
+def test_a_table_for_too_many_frames_has_to_be_there(weights):
+    name = f"{BLOCK}.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
+    refused({**with_tables(weights, 4), name: torch.empty(1, 2**40, 64, device="meta")}, "pos_encoder.pe of shape")
+
+
+# ---------------------------------------------------------------------------------- Stable Diffusion 1.5's UNet
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SD15Config(), SD15Config(32, (1, 2, 4, 4), 48), SD15Config(64, (1, 2, 2, 4), 40)],
+    ids=["real", "32", "64"],
+)
+def test_stable_diffusion_in_diffusers_names(config):
+    diffusers = pytest.importorskip("diffusers")
+    widths = tuple(config.model_channels * mult for mult in config.channel_mult)
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(
+            block_out_channels=widths, cross_attention_dim=config.context_dim, attention_head_dim=8
+        )
+    own = SD15UNet(config, device="meta").state_dict()
+    mapped = sd15_to_diffusers(own)
+    assert len(mapped) == len(own) == 686
+    assert {mapped[key]: value.shape for key, value in own.items()} == {
+        k: v.shape for k, v in unet.state_dict().items()
+    }
+
+
+def test_keys_of_other_networks_are_left_out():
+    assert sd15_to_diffusers(["first_stage_model.decoder.conv_in.weight", "label_emb.0.0.weight"]) == {}
+
+
+def test_names_of_other_keys_stay(weights):
+    assert motion_from_diffusers({"conv_in.weight": torch.ones(1)}) == {"conv_in.weight": torch.ones(1)}
+    assert set(motion_from_diffusers(weights)) == set(weights)
