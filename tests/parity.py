@@ -97,8 +97,8 @@ KINDS = (
     Kind("sampler_lcm", check_closed_form, r"final_\d+_\d+"),
     Kind("i2v_", check_i2v_forward, r"y_\d+"),
     Kind("i2v_", check_image_encoder, r"sd\.conv_in\.weight"),
-    Kind("lcm_lora_", check_lora_forward, r"y_\d+_without"),
-    Kind("mcm_lora_", check_lora_forward, r"y_\d+_without"),
+    Kind("lcm_lora_", check_lora_forward, r"y_\d+(_.+)?"),
+    Kind("mcm_lora_", check_lora_forward, r"y_\d+(_.+)?"),
     Kind("lcm_lora_", check_lora_merge, r"before\..+"),
     Kind("hsv_align", check_colours, r"target_bgr"),
     Kind("svd_solver", check_edm, r"sigmas"),
@@ -125,8 +125,8 @@ def prefixes() -> list[str]:
     return list(dict.fromkeys(kind.prefix for kind in KINDS))
 
 
-def find_check(path: Path) -> Check | None:
-    """The check for a file, by the beginning of its name and its tensors; where two fit, the longer beginning."""
+def find_kind(path: Path) -> Kind | None:
+    """The kind of a file, by the beginning of its name and its tensors; where two fit, the longer beginning."""
     if path.suffix != ".safetensors":
         return None
     named = sorted((kind for kind in KINDS if path.name.startswith(kind.prefix)), key=lambda kind: -len(kind.prefix))
@@ -134,9 +134,8 @@ def find_check(path: Path) -> Check | None:
         with safe_open(path, framework="pt") as file:
             tensors = list(file.keys())
     except (OSError, SafetensorError):
-        return named[0].check if named else None  # which says what is wrong with it
-    inside = (kind for kind in named if any(re.fullmatch(kind.marker, name) for name in tensors))
-    return next((kind.check for kind in inside), None)
+        return named[0] if named else None  # which says what is wrong with it
+    return next((kind for kind in named if any(re.fullmatch(kind.marker, name) for name in tensors)), None)
 
 
 def available_memory() -> int | None:
@@ -161,10 +160,10 @@ def lacks_memory(reference: Reference) -> str:
 
 def check_file(path: Path) -> Iterator[Result]:
     """Results of one file."""
-    check = find_check(path)
-    assert check is not None
+    kind = find_kind(path)
+    assert kind is not None
     reference = Reference.open(path)
-    yield from check(reference)
+    yield from kind.check(reference)
     unused = reference.unused()
     if unused:
         yield Result("not compared", 0.0, 0.0, ", ".join(unused))
@@ -176,7 +175,7 @@ def run_file(path: Path, report: Callable[[str], None]) -> int:
     Returns:
         Number of failures.
     """
-    if find_check(path) is None:
+    if find_kind(path) is None:
         report(f"FAILED   {path.name}: a file of no known kind ({', '.join(prefixes())})")
         return 1
     if path.name.startswith("fullsize_") and (why := lacks_memory(Reference.open(path))):
