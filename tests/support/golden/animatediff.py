@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from animatediff_networks import LISTS, Networks, Probes, Values, forward, networks_of, recipe_weights
-from precision import Exact, exactly, named, without_rounding
+from precision import named, without_rounding
 from reference import Reference, Result
 from safetensors.torch import save_file
 from torch import Tensor
@@ -61,7 +62,7 @@ def check_unet_forward(reference: Reference) -> Iterator[Result]:
             raise RuntimeError(f"{len(seen)} of {len(networks.motion.names())} motion modules ran")
         return {f"y_{frames}_{t}": y, f"probe_{frames}_{t}": torch.stack([seen[name] for name in order])}
 
-    yield from judge_alike(reference, [lambda case=case: call(case) for case in cases])
+    yield from judge_each(reference, (partial(call, case) for case in cases))
 
 
 @torch.no_grad()
@@ -89,9 +90,7 @@ def check_i2v_forward(reference: Reference) -> Iterator[Result]:
         return found
 
     # The plain case first: it has all that the others have.
-    yield from judge_alike(
-        reference, [lambda case=case: call(case) for case in sorted(cases, key=lambda c: c[2] or "")]
-    )
+    yield from judge_each(reference, [lambda case=case: call(case) for case in sorted(cases, key=lambda c: c[2] or "")])
 
 
 @torch.no_grad()
@@ -110,9 +109,7 @@ def check_lora_forward(reference: Reference) -> Iterator[Result]:
         return {"_".join(filter(None, ("y", t, which))): y}
 
     cases = [match.groups() for name in reference.tensors if (match := _CASE.fullmatch(name))]
-    # With the LoRA first: without it some steps are left out.
-    cases.sort(key=lambda case: case[2] == "without")
-    yield from judge_alike(reference, [lambda case=case: call(case) for case in cases])
+    yield from judge_each(reference, (partial(call, case) for case in cases))
 
 
 @torch.no_grad()
@@ -145,7 +142,7 @@ def check_lcm_steps(reference: Reference) -> Iterator[Result]:
         )
         return found
 
-    yield from judge_alike(reference, [sample])
+    yield from judge_each(reference, [sample])
 
 
 def check_closed_form(reference: Reference) -> Iterator[Result]:
@@ -173,15 +170,11 @@ def check_closed_form(reference: Reference) -> Iterator[Result]:
         yield from reference.judge(sample, copies=4, tables=True)
 
 
-def judge_alike(reference: Reference, calls: list[Callable[[], Values]]) -> Iterator[Result]:
-    """Judge calls of the same network: what float32 rounding makes of the first, it makes of the others."""
-    shaken: Exact | None = None
+def judge_each(reference: Reference, calls: Iterable[Callable[[], Values]]) -> Iterator[Result]:
+    """Judge calls of networks, each by what float32 rounding makes of it."""
     for call in calls:
         ours = named(call())
-        if shaken is None:
-            exact = shaken = without_rounding(call, copies=1, plain=ours)
-        else:
-            exact = shaken.of_another(exactly(call))
+        exact = without_rounding(call, copies=1, plain=ours)
         for name, value in ours.items():
             if name in reference.tensors:
                 yield from reference.judge_one(name, name, value, exact)
