@@ -9,11 +9,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...videolcm_core.families.foreign import lora_base
-from ...videolcm_core.families.vgen.lora import LoraFit, fit_lora
+from ...videolcm_core.families.vgen.lora import fit_lora
 from ...videolcm_core.files.errors import CheckpointError
 from ...videolcm_core.files.guard import reading
 from ...videolcm_core.files.lora import LoraFile, read_lora
 from ...videolcm_core.files.lora_config import CONFIG_NAME
+from ...videolcm_core.files.lora_fit import LoraFit
 from .. import host
 from ..schema import combo, make, schema
 from .lora_patches import UNET, make_patches

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...videolcm_core.families.vgen.lora import Change, LoraFit
 from ...videolcm_core.files.lora import LoraFile
+from ...videolcm_core.files.lora_fit import Change, LoraFit
 from ...videolcm_core.files.lora_weights import merge
 from .. import host
 

@@ -41,6 +41,7 @@ _PART: Final = re.compile(
 )
 _LISTED: Final = re.compile(r"unet:(\d+):(up|down)")
 _AB: Final = {"A": "down", "B": "up"}
+_LAYOUTS: Final = {"kohya": "kohya", "diffusers": "diffusers", "peft": "peft", "bare": "stable_lora"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ class LoraLayer:
         magnitude: Of DoRA: the length of each output's weights, or, shaped ``[1, in, ...]``, of each input's.
         bias: Difference of the bias.
         keys: Names of its tensors.
+        layout: "kohya", "peft", "diffusers" or "stable_lora", by the names of the factors.
+        guessed: Whether nothing says the scale, so that 1 was taken. Not where a layout has none: diffusers' processors
+            and stable_lora are trained at 1.
     """
 
     name: str
@@ -64,6 +68,8 @@ class LoraLayer:
     magnitude: Tensor | None = None
     bias: Tensor | None = None
     keys: tuple[str, ...] = ()
+    layout: str = ""
+    guessed: bool = False
 
     @property
     def shape(self) -> str:
@@ -83,7 +89,6 @@ class LoraFile:
         rest: Tensors that belong to no layer.
         metadata: Of the file.
         config: Of peft.
-        guessed: Whether nothing says the scale of peft's layers, so that 1 was taken.
     """
 
     file: str
@@ -93,7 +98,11 @@ class LoraFile:
     rest: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: AdapterConfig | None = None
-    guessed: bool = False
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """Layouts of the layers whose scale was guessed."""
+        return tuple(dict.fromkeys(layer.layout for layer in self.layers.values() if layer.guessed))
 
 
 def read_lora(path: str | Path) -> LoraFile:
@@ -112,7 +121,7 @@ def _read(path: Path) -> LoraFile:
     if any(_LISTED.fullmatch(key) for key in tensors) or f"{UNNAMED}0" in tensors:
         return _without_names(path.name, tensors, metadata)
     parts, rest = _sort(tensors, path.name)
-    peft = any("peft" in found for found in parts.values())
+    peft = any(found.get("layout") == "peft" for found in parts.values())
     config = read_adapter_config(path, metadata) if peft else None
     layers = {}
     for module, found in parts.items():
@@ -120,9 +129,7 @@ def _read(path: Path) -> LoraFile:
             layers[module] = _layer(module, found, config, path.name)
         else:  # a layer of LoHa, LoKr and their kin has an alpha too
             rest.update({key: tensors[key] for key in found["keys"]})
-    return LoraFile(
-        file=path.name, layers=layers, rest=rest, metadata=metadata, config=config, guessed=peft and config is None
-    )
+    return LoraFile(file=path.name, layers=layers, rest=rest, metadata=metadata, config=config)
 
 
 def _sort(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
@@ -140,8 +147,10 @@ def _sort(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, dict[str,
         entry = parts.setdefault(match["module"], {"keys": []})
         entry[part] = value
         entry["keys"].append(key)
+        if layout := next((layout for group, layout in _LAYOUTS.items() if found[group]), None):
+            entry["layout"] = layout
         if found["peft"] or part == "magnitude":
-            entry["peft"] = True
+            entry["layout"] = "peft"
             adapters |= {name for name in (found["adapter"], found["owner"]) if name}
     if len(adapters) > 1:
         names = ", ".join(sorted(adapters)[:4])
@@ -152,7 +161,7 @@ def _sort(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, dict[str,
 
 
 def _layer(module: str, found: Mapping[str, Any], config: AdapterConfig | None, file: str) -> LoraLayer:
-    up, down, alpha = found["up"], found["down"], found.get("alpha")
+    up, down, alpha, layout = found["up"], found["down"], found.get("alpha"), found.get("layout", "")
     for key, value in (("up", up), ("down", down)):
         if value.ndim < 2 or 0 in value.shape or value.dtype not in REAL:
             got = f"a factor ({key}) of {module} of shape {list(value.shape)} and type {value.dtype}"
@@ -163,7 +172,7 @@ def _layer(module: str, found: Mapping[str, Any], config: AdapterConfig | None, 
             got = f"{module}.alpha of shape {list(alpha.shape)}"
             raise CheckpointError(file, got, "one number", "Get the LoRA again.")
         scale = float(alpha) / rank
-    elif "peft" in found and config is not None:
+    elif layout == "peft" and config is not None:
         scale = config.scale(without_prefixes(module), rank, file)
     else:
         scale = 1.0
@@ -174,7 +183,15 @@ def _layer(module: str, found: Mapping[str, Any], config: AdapterConfig | None, 
         magnitude = found["magnitude"].flatten()  # of convolutions [1, out, 1, 1]: always one for each output
     bias = None if "bias" not in found else found["bias"] * scale
     return LoraLayer(
-        name=module, up=up, down=down, scale=scale, magnitude=magnitude, bias=bias, keys=tuple(found["keys"])
+        name=module,
+        up=up,
+        down=down,
+        scale=scale,
+        magnitude=magnitude,
+        bias=bias,
+        keys=tuple(found["keys"]),
+        layout=layout,
+        guessed=alpha is None and (layout == "kohya" or (layout == "peft" and config is None)),
     )
 
 

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 
 from videolcm_core.families.foreign import lora_base
 from videolcm_core.families.vgen.detection import detect_unet_config
-from videolcm_core.families.vgen.lora import fit_lora, merged_state
+from videolcm_core.families.vgen.lora import fit_lora
 from videolcm_core.files.errors import CheckpointError
 from videolcm_core.files.lora import LoraFile, LoraLayer, read_lora
+from videolcm_core.files.lora_fit import merged_state
 from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
 MCM = json.loads((Path(__file__).resolve().parents[2] / "golden" / "mcm_lora_modelscope.json").read_text())

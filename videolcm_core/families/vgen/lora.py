@@ -5,19 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from torch import Tensor
 
 from ...files.errors import CheckpointError
-from ...files.lora import LoraFile, LoraLayer, without_prefixes
-from ...files.lora_weights import factors, magnitude_for, merge
+from ...files.lora import LoraFile, LoraLayer
+from ...files.lora_fit import LoraFit, fit_layers, lora_names
+from ...files.lora_weights import factors
 from .keymaps import vgen_to_diffusers
-
-_TEXT: Final = re.compile(
-    r"(?:lora_)?te\d?[_.:].*|.*(?:text_encoder|text_model|cond_stage_model|self_attn|resblocks).*"
-)
 
 # Order in which diffusers registers the parts of its UNet3DConditionModel, whatever the level.
 _REGISTERED: Final = {
@@ -45,45 +41,6 @@ _OWN: Final = (frozenset({ROOT}), frozenset({"Attention", "GEGLU"}), frozenset({
 _OFFERED: Final = tuple(classes[-1] for _, classes in _CLASSES)
 
 
-class Change(NamedTuple):
-    """What a LoRA does to one weight; arguments of `files.lora.merge`.
-
-    Attributes:
-        up: ``[out, r]``.
-        down: ``[r, in * kernel]``.
-        scale: Factor on their product.
-        magnitude: Of DoRA, broadcastable to the weight.
-    """
-
-    up: Tensor
-    down: Tensor
-    scale: float
-    magnitude: Tensor | None = None
-
-
-@dataclass(kw_only=True)
-class LoraFit:
-    """A LoRA held against a network.
-
-    Attributes:
-        changes: The network's key -> what is done to it.
-        biases: The network's key -> difference.
-        values: The network's key -> the whole value that takes its place.
-        names: The network's module -> the name that the file uses for it in `LoraFile.rest`.
-        misshapen: Layers whose name is known and whose shape is another, in words.
-        unknown: Names of layers and tensors that this network does not have.
-        text: Names of those of a text encoder.
-    """
-
-    changes: dict[str, Change] = field(default_factory=dict)
-    biases: dict[str, Tensor] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    misshapen: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-
-
 def module_names(keys: Collection[str]) -> dict[str, str]:
     """Every name that a LoRA may use for a module, without prefixes -> the network's module.
 
@@ -91,16 +48,9 @@ def module_names(keys: Collection[str]) -> dict[str, str]:
         keys: All keys of the network.
     """
     weights = [key for key in keys if key.endswith(".weight")]
-    names = {}
-    for key in weights:
-        own = key.removesuffix(".weight")
-        names[own] = names[own.replace(".", "_")] = own
-    for key, theirs in vgen_to_diffusers(weights).items():
-        own, module = key.removesuffix(".weight"), theirs.removesuffix(".weight")
-        # Older diffusers names attention by its processor, without the index of to_out.0.
-        for name in (module, module.removesuffix(".0"), module.replace(".to_", ".processor.to_").removesuffix(".0")):
-            names[name] = names[name.replace(".", "_")] = own
-    return names
+    modules = {key.removesuffix(".weight"): key.removesuffix(".weight") for key in weights}
+    modules |= {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in vgen_to_diffusers(weights).items()}
+    return lora_names(modules)
 
 
 def fit_lora(lora: LoraFile, shapes: Mapping[str, Sequence[int]]) -> LoraFit:
@@ -113,66 +63,10 @@ def fit_lora(lora: LoraFile, shapes: Mapping[str, Sequence[int]]) -> LoraFit:
     Raises:
         CheckpointError: If the layers of a file without names cannot be told apart.
     """
-    names, fit = module_names(shapes), LoraFit()
     layers = dict(lora.layers)
     if lora.unnamed:
         layers |= _named(lora, shapes)
-    for layer in layers.values():
-        _place(layer, names, shapes, fit)
-    for key, value in lora.rest.items():
-        module, _, part = key.rpartition(".")
-        module = module.removesuffix(".base_layer").removesuffix(".modules_to_save")
-        own = names.get(without_prefixes(module))
-        target = f"{own}.{part}"
-        if own is not None and part in ("weight", "bias") and target in shapes:
-            if tuple(value.shape) == tuple(shapes[target]) and value.is_floating_point():
-                fit.values[target] = value
-            else:
-                fit.misshapen.append(f"{key} {list(value.shape)} for {list(shapes[target])}")
-        elif own is not None and part:
-            fit.names[own] = module
-        else:
-            (fit.text if _TEXT.fullmatch(key) else fit.unknown).append(key)
-    return fit
-
-
-def _place(layer: LoraLayer, names: Mapping[str, str], shapes: Mapping[str, Sequence[int]], fit: LoraFit) -> None:
-    own = names.get(without_prefixes(layer.name))
-    key = f"{own}.weight"
-    if own is None or key in fit.changes:
-        (fit.text if _TEXT.fullmatch(layer.name) else fit.unknown).append(layer.name)
-        return
-    found = factors(layer, shapes[key])
-    magnitude = magnitude_for(layer, shapes[key])
-    if found is None or (layer.magnitude is not None and magnitude is None):
-        fit.misshapen.append(f"{layer.name} ({layer.shape}) for {list(shapes[key])}")
-        return
-    fit.changes[key] = Change(*found, layer.scale, magnitude)
-    if layer.bias is not None:
-        bias = f"{own}.bias"
-        if bias in shapes and tuple(layer.bias.shape) == tuple(shapes[bias]):
-            fit.biases[bias] = layer.bias
-        else:
-            fit.misshapen.append(f"{layer.name}'s bias {list(layer.bias.shape)}")
-
-
-def merged_state(state: Mapping[str, Tensor], fit: LoraFit, strength: float = 1.0) -> dict[str, Tensor]:
-    """Weights with a LoRA on them, each in its own dtype.
-
-    Args:
-        state: Of the network, by the authors' keys.
-        fit: From `fit_lora` against the same network.
-        strength: 1 as trained.
-    """
-    merged = dict(state)
-    for key, change in fit.changes.items():
-        merged[key] = merge(state[key], *change, strength).to(state[key].dtype)
-    for key, bias in fit.biases.items():
-        merged[key] = (state[key].float() + strength * bias.float()).to(state[key].dtype)
-    for key, value in fit.values.items():
-        base = state[key].float()
-        merged[key] = (base + strength * (value.float() - base)).to(state[key].dtype)
-    return merged
+    return fit_layers(lora, module_names(shapes), shapes, layers)
 
 
 def _named(lora: LoraFile, shapes: Mapping[str, Sequence[int]]) -> dict[str, LoraLayer]:
