@@ -11,6 +11,9 @@ from .conditions.example_clip import VideoLCMExampleClip
 from .conditions.prepare_frames import VideoLCMPrepareFrames
 from .loaders.checkpoints import VideoLCMCheckpointLoader, VideoLCMModelLoader
 from .loaders.lora import VideoLCMLoraLoader
+from .motion.apply_node import VideoLCMMotionApply
+from .motion.first_frame_node import VideoLCMFirstFrame
+from .motion.load_node import VideoLCMMotionLoader
 from .sampling.latent import VideoLCMEmptyLatent
 from .sampling.model_sampling_node import VideoLCMSampling
 from .sampling.samplers import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
@@ -21,6 +24,9 @@ NODES: list[type[io.ComfyNode]] = [
     VideoLCMCheckpointLoader,
     VideoLCMModelLoader,
     VideoLCMLoraLoader,
+    VideoLCMMotionLoader,
+    VideoLCMMotionApply,
+    VideoLCMFirstFrame,
     VideoLCMEmptyLatent,
     VideoLCMSampler,
     VideoLCMScheduler,

@@ -19,6 +19,7 @@ import comfy.k_diffusion.sampling
 import comfy.latent_formats
 import comfy.ldm.modules.attention
 import comfy.lora
+import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
@@ -32,6 +33,8 @@ import node_helpers
 import torch
 from comfy.conds import CONDCrossAttn as CONDCrossAttn
 from comfy.conds import CONDNoiseShape as CONDNoiseShape
+from comfy.ldm.modules.attention import SpatialTransformer as SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel as UNetModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import apply_control as apply_control
 from comfy.model_base import BaseModel as BaseModel
 from comfy.model_base import ModelType as ModelType
@@ -39,6 +42,7 @@ from comfy.model_sampling import EPS as EPS
 from comfy.model_sampling import V_PREDICTION as V_PREDICTION
 from comfy.model_sampling import X0 as X0
 from comfy.model_sampling import ModelSamplingDiscrete as ModelSamplingDiscrete
+from comfy.patcher_extension import PatcherInjection as PatcherInjection
 from comfy.patcher_extension import WrapperExecutor as WrapperExecutor
 from comfy.patcher_extension import WrappersMP as WrappersMP
 from comfy.patcher_extension import get_all_wrappers as get_all_wrappers
@@ -49,6 +53,7 @@ from comfy.sd1_clip import SD1ClipModel as SD1ClipModel
 from comfy.sd1_clip import SD1Tokenizer as SD1Tokenizer
 from comfy.sd1_clip import SDClipModel as SDClipModel
 from comfy.sd1_clip import SDTokenizer as SDTokenizer
+from comfy.supported_models import SD15
 from comfy.supported_models_base import BASE as BaseConfig
 from comfy.supported_models_base import ClipTarget as ClipTarget
 from comfy.weight_adapter import LoRAAdapter as LoRAAdapter
@@ -59,6 +64,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+SD15Config = SD15
 SD15LatentFormat = comfy.latent_formats.SD15
 # Older hosts have this inside the functions that need it.
 reshape_sigma = getattr(
@@ -72,6 +78,7 @@ EMBEDDED_MODELS = PACK_FOLDER / "models"
 EXAMPLE_CLIPS = PACK_FOLDER / "workflows" / "clips"
 MODEL_FOLDER = "videolcm"
 ANNOTATOR_FOLDER = "videolcm_annotators"
+MOTION_FOLDER = "animatediff_models"
 EMBEDDED_ANNOTATORS = EMBEDDED_MODELS / "annotators"
 
 
@@ -85,16 +92,20 @@ def supported(function: Callable, **optional: Any) -> dict[str, Any]:
 
 
 def register_folders() -> None:
-    """Make ``videolcm`` and ``videolcm_annotators`` model folders.
+    """Make ``videolcm``, ``videolcm_annotators`` and ``animatediff_models`` model folders.
 
-    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack.
+    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack. The last is
+    AnimateDiff-Evolved's: what that pack or the user said of it stays.
     """
-    for name, embedded in ((MODEL_FOLDER, EMBEDDED_MODELS), (ANNOTATOR_FOLDER, EMBEDDED_ANNOTATORS)):
+    embedded = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS, MOTION_FOLDER: None}
+    for name, ours in embedded.items():
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        folder_paths.add_model_folder_path(name, str(embedded))
-        paths, _ = folder_paths.folder_names_and_paths[name]
+        if ours is not None:
+            folder_paths.add_model_folder_path(name, str(ours))
+        paths, extensions = folder_paths.folder_names_and_paths[name]
         # A new folder name accepts every file, README included; model files only, as in the other folders.
-        folder_paths.folder_names_and_paths[name] = (paths, set(folder_paths.supported_pt_extensions))
+        kinds = set(folder_paths.supported_pt_extensions)
+        folder_paths.folder_names_and_paths[name] = (paths, kinds | (extensions if ours is None else set()))
 
 
 def model_files(*folders: str) -> list[str]:
@@ -194,6 +205,19 @@ def set_inference_dtypes(config: BaseConfig, dtype: torch.dtype | None, paramete
     config.set_inference_dtype(dtype, cast, **supported(config.set_inference_dtype, device=device))
 
 
+def storage_dtype(dtype: torch.dtype | None, parameters: int, weights: torch.dtype) -> torch.dtype:
+    """How the host's loaders would keep a network's weights in memory.
+
+    Args:
+        dtype: Asked for, None for the host's choice.
+        parameters: Number of parameters.
+        weights: Precision in the file.
+    """
+    kinds = [torch.float16, torch.bfloat16, torch.float32]
+    choose = comfy.model_management.unet_dtype
+    return dtype or choose(model_params=parameters, supported_dtypes=kinds, weight_dtype=weights)
+
+
 def make_patcher(model: BaseModel, state_dict: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
     """Wrap a model for the host's memory management and load its weights.
 
@@ -213,6 +237,11 @@ def make_patcher(model: BaseModel, state_dict: dict[str, Tensor], disable_dynami
     dynamic = bool(getattr(patcher, "is_dynamic", bool)())
     model.load_model_weights(dict(state_dict), "", **supported(model.load_model_weights, assign=dynamic))
     return patcher
+
+
+def detect_unet_config(state_dict: dict[str, Tensor]) -> dict[str, Any]:
+    """The host's configuration of an image UNet, from its weights without prefix."""
+    return comfy.model_detection.detect_unet_config(state_dict, "")
 
 
 def make_clip(target: ClipTarget, state_dict: dict[str, Tensor], disable_dynamic: bool = False) -> CLIP:
@@ -372,9 +401,10 @@ def manual_cast() -> Any:
     return comfy.ops.manual_cast
 
 
-def wrap_network(network: torch.nn.Module) -> Any:
+def wrap_network(network: torch.nn.Module, disable_dynamic: bool = False) -> Any:
     """Put a network that is no diffusion model under the host's memory management."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    static = comfy.model_patcher.ModelPatcher
+    kind = static if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", static)
     return kind(network, load_device=load_device(), offload_device=comfy.model_management.unet_offload_device())
 
 

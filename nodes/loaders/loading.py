@@ -20,6 +20,7 @@ from ...videolcm_core.networks.vgen.unet3d import UNet3D
 from .. import host
 from ..model.base_model import build_model
 from ..model.preview import attach_preview
+from .sd15 import SD15Settings, build_sd15, is_narrow_sd15, read_sd15_settings
 from .settings import CheckpointSettings, read_settings
 from .text_encoder import check_text, text_config, text_state_dict, text_target
 
@@ -39,6 +40,9 @@ WEIGHT_DTYPES: Final = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
+
+
+Settings = CheckpointSettings | SD15Settings
 
 
 class Parts(NamedTuple):
@@ -66,7 +70,7 @@ def load_model(path: str, weight_dtype: str = "default", sampling: str = "auto",
     with reading(path):
         parts = read_parts(path)
         settings = _settings(path, parts, sampling)
-        patcher = build_model(settings, parts.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+        patcher = _model(path, settings, parts, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
         attach_preview(patcher, parts.vae)
     patcher.cached_patcher_init = (load_model, (path, weight_dtype, sampling))
     return patcher
@@ -80,7 +84,7 @@ def load_checkpoint(path: str, disable_dynamic: bool = False) -> tuple[Any, Any,
         _require(path, parts)
         check_text(parts.text, TEXT_PREFIX, Path(path).name)
         _check_vae(path, parts)
-        model = build_model(settings, parts.unet, disable_dynamic=disable_dynamic)
+        model = _model(path, settings, parts, None, disable_dynamic)
         clip = _clip(path, settings, parts.text, disable_dynamic)
         vae = _vae(path, parts)
         attach_preview(model, parts.vae)
@@ -132,15 +136,23 @@ def _require(path: str, parts: Parts) -> None:
         )
 
 
-def _settings(path: str, parts: Parts, sampling: str) -> CheckpointSettings:
+def _model(path: str, settings: Settings, parts: Parts, dtype: torch.dtype | None, disable_dynamic: bool) -> Any:
+    if isinstance(settings, SD15Settings):
+        return build_sd15(settings, parts.unet, Path(path).name, dtype, disable_dynamic)
+    return build_model(settings, parts.unet, dtype, disable_dynamic)
+
+
+def _settings(path: str, parts: Parts, sampling: str) -> Settings:
     name = Path(path).name
+    if is_narrow_sd15(parts.unet):
+        return read_sd15_settings(parts.metadata, name)
     unet = detect_unet_config(parts.unet, parts.metadata, name)
     # The host's loader only logs missing keys, and would then sample with unset memory.
     check_weights(parts.unet, UNet3D(unet, device="meta").state_dict(), name)
     return read_settings(unet, parts.metadata, name, sampling)
 
 
-def _clip(path: str, settings: CheckpointSettings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
+def _clip(path: str, settings: Settings, tensors: Mapping[str, Tensor], disable_dynamic: bool) -> Any:
     name = Path(path).name
     state_dict = text_state_dict(tensors, name)
     known = frozenset(tensors["vocabulary"].long().tolist()) if "vocabulary" in tensors else None

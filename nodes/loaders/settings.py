@@ -19,12 +19,9 @@ from ...videolcm_core.files.settings import read_settings as read_file_settings
 from ...videolcm_core.networks.vgen.unet3d import UNetConfig
 from .. import host
 from ..model.model_sampling import SamplingOptions
+from ..model.presets import PRESETS
 
-SAMPLING_PRESETS: Final = {
-    "videolcm": SamplingOptions(),
-    "teacher": SamplingOptions(distilled=False),
-    "eps": SamplingOptions(prediction="eps", zero_terminal_snr=False, distilled=False),
-}
+SAMPLING_PRESETS: Final = {name: PRESETS[name] for name in ("videolcm", "teacher", "eps")}
 SAMPLING_CHOICES: Final = ("auto", *SAMPLING_PRESETS)
 _ADVICE: Final = "Or choose `sampling` in Load VideoLCM Model by hand."
 

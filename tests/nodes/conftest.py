@@ -4,6 +4,7 @@ No server: nodes are called as the host's executor calls them, under ``torch.inf
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch._C import _len_torch_dispatch_stack
 
 ROOT = Path(__file__).resolve().parents[2]
+ANIMATEDIFF = ROOT / "tests" / "golden" / "animatediff"
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 from in_process_host import load_host  # noqa: E402
@@ -77,7 +79,16 @@ class Host(SimpleNamespace):
 def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     torch.set_num_threads(1)
     base = tmp_path_factory.mktemp("host")
-    for folder in ("custom_nodes", "input", "output", "temp", "user", "models/videolcm", "models/loras"):
+    for folder in (
+        "custom_nodes",
+        "input",
+        "output",
+        "temp",
+        "user",
+        "models/videolcm",
+        "models/loras",
+        "models/animatediff_models",
+    ):
         (base / folder).mkdir(parents=True)
     # Another version of the host, for runs within runs: tests/host/test_oldest_host.py.
     tree = setup.host_tree(os.environ.get("HOST_VERSION", setup.NEWEST_HOST))
@@ -119,15 +130,19 @@ def unet_state_dict(host: Host) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def checkpoint_tensors(host: Host, unet_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """All-in-one tensors: tiny UNet and text encoder, the host's tiny VAE."""
+    return all_in_one(host, unet_state_dict, TEXT_CONFIG)
+
+
+def all_in_one(host: Host, unet: dict[str, torch.Tensor], text_config: dict[str, Any]) -> dict[str, torch.Tensor]:
     from comfy.taesd.taesd import TAESD
 
     text_encoder = host.pack("videolcm_core.networks.text_encoder")
     words = torch.tensor([320, 550, 1929, 4558, 49406, 49407], dtype=torch.int32)
-    text = text_encoder.TextEncoder(words, text_encoder.TextConfig(**TEXT_CONFIG))
+    text = text_encoder.TextEncoder(words, text_encoder.TextConfig(**text_config))
     text_tensors = {k: v for k, v in recipe_state_dict(text, seed=3).items() if k != "vocabulary"}
     vae = recipe_state_dict(TAESD(), seed=5)
     vae |= {"vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)}
-    tensors = {f"model.diffusion_model.{k}": v for k, v in unet_state_dict.items()}
+    tensors = {f"model.diffusion_model.{k}": v for k, v in unet.items()}
     tensors |= {f"cond_stage_model.{k}": v for k, v in text_tensors.items()}
     tensors |= {f"first_stage_model.{k}": v for k, v in vae.items()}
     return tensors | {"cond_stage_model.vocabulary": words}
@@ -180,6 +195,66 @@ def teacher(host: Host, checkpoint_tensors: dict, write_model: Callable) -> Any:
 @pytest.fixture(scope="session")
 def model(checkpoint: tuple) -> Any:
     return checkpoint[0]
+
+
+@pytest.fixture(scope="session")
+def golden_weights() -> Callable[..., dict[str, torch.Tensor]]:
+    """``golden_weights("unet")``: the tensors of tests/golden/animatediff/weights_unet.json, made by their recipe."""
+
+    def load(name: str) -> dict[str, torch.Tensor]:
+        listed = json.loads((ANIMATEDIFF / f"weights_{name}.json").read_text())
+        seed, gain = listed["recipe"]["seed"], listed["recipe"]["gain"]
+        return {
+            key: torch.from_numpy(animatediff_recipe()(key, shape, seed, gain))
+            for key, shape in listed["tensors"].items()
+        }
+
+    return load
+
+
+def animatediff_recipe() -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location("animatediff_recipe", ANIMATEDIFF / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recipe_array
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(host: Host, golden_weights: Callable, write_model: Callable) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of Stable Diffusion 1.5's layout 32 wide, with the weights of the golden data."""
+    prefix = "model.diffusion_model."
+    unet = {key.removeprefix(prefix): value for key, value in golden_weights("unet").items()}
+    config = {**TEXT_CONFIG, "hidden_size": 48, "num_attention_heads": 3}
+    metadata = {"videolcm.text_config": json.dumps(config)}
+    name = write_model("sd15-narrow.safetensors", all_in_one(host, unet, config), metadata)
+    return host.run("VideoLCMCheckpointLoader", ckpt_name=name)[:3]
+
+
+@pytest.fixture(scope="session")
+def sd15(sd15_checkpoint: tuple) -> Any:
+    return sd15_checkpoint[0]
+
+
+@pytest.fixture(scope="session")
+def motion_module(host: Host, golden_weights: Callable, write_model: Callable) -> Any:
+    """AnimateLCM's text-to-video modules, 32 wide."""
+    name = write_model("animatelcm-narrow.safetensors", golden_weights("motion"), None)
+    return host.run("VideoLCMMotionLoader", motion_name=name, weight_dtype="fp32")[0]
+
+
+@pytest.fixture(scope="session")
+def i2v_module(host: Host, golden_weights: Callable, write_model: Callable) -> Any:
+    """AnimateLCM's image-to-video modules, 32 wide."""
+    tensors = golden_weights("motion") | golden_weights("i2v")
+    name = write_model("animatelcm-i2v-narrow.safetensors", tensors, None)
+    return host.run("VideoLCMMotionLoader", motion_name=name, weight_dtype="fp32")[0]
+
+
+@pytest.fixture
+def animate(host: Host, sd15: Any, motion_module: Any) -> Callable[..., Any]:
+    """``animate()`` -> the narrow MODEL with motion modules; inputs of Apply Motion Module change it."""
+    settings = {"model": sd15, "motion_module": motion_module, "sampling": "auto", "group_norm": "auto", "scale": 1.0}
+    return lambda **inputs: host.run("VideoLCMMotionApply", **settings | inputs)[0]
 
 
 @pytest.fixture(scope="session")

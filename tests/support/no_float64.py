@@ -29,6 +29,7 @@ ON_THE_CPU = {
     ("grid.py", "index"),
     ("model_sampling.py", "__init__"),  # sigmas and times of the grid, kept in float32
     ("base_model.py", "__init__"),  # the host's own tables
+    ("sd15.py", "_empty_model"),  # the same
 }
 """File and function of what may make float64: each works on the CPU whatever the device."""
 

@@ -1,0 +1,121 @@
+"""Where motion modules run in core's UNet: inert layers, put into its blocks while a MODEL with motion is loaded.
+
+A slot has no weights and a name of its own, so the keys of the UNet stay as they are: LoRAs, merges and saved
+checkpoints do not see it. The host asks the handlers of a MODEL for layers of unknown classes, in every version that
+this pack supports; without a handler a slot returns what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ...videolcm_core.networks.animatediff.motion import MotionNetwork, place
+from .. import host
+
+SLOT: Final = "videolcm_motion"
+"""Name of the slot among the layers of a block."""
+KEY: Final = "videolcm_motion"
+"""Of the injection."""
+PARTS: Final = {"input": 12, "middle": 1, "output": 12}
+"""Blocks of Stable Diffusion 1.5's UNet by part."""
+
+
+class Slot(nn.Module):
+    """A place in a block that a handler may act on."""
+
+    def __init__(self, part: str, index: int) -> None:
+        """Remember the place; arguments as in `motion.place`."""
+        super().__init__()
+        self.part, self.index = part, index
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return what was given."""
+        return x
+
+
+def blocks_of(unet: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+    """Part, index and block for every block of the UNet."""
+    yield from (("input", index, block) for index, block in enumerate(unet.input_blocks))
+    yield "middle", 0, unet.middle_block
+    yield from (("output", index, block) for index, block in enumerate(unet.output_blocks))
+
+
+def inject(patcher: Any) -> None:
+    """Put the slots into the blocks; those of an earlier time are taken out first."""
+    eject(patcher)
+    for part, index, block in blocks_of(patcher.model.diffusion_model):
+        if place(part, index) is not None:
+            layers = list(block._modules.items())
+            after = 1 + _last_before(layers)
+            block._modules.clear()
+            block._modules.update([*layers[:after], (SLOT, Slot(part, index)), *layers[after:]])
+
+
+def eject(patcher: Any) -> None:
+    """Take them out."""
+    for _, _, block in blocks_of(patcher.model.diffusion_model):
+        block._modules.pop(SLOT, None)
+
+
+def add_slots(patcher: Any) -> None:
+    """Have slots in the UNet whenever this MODEL is loaded."""
+    patcher.set_injections(KEY, [host.PatcherInjection(inject, eject)])
+
+
+def _last_before(layers: list[tuple[str, nn.Module]]) -> int:
+    """Index of the layer that motion follows: the spatial transformer, else the first residual block."""
+    attention = [i for i, (_, layer) in enumerate(layers) if isinstance(layer, host.SpatialTransformer)]
+    return attention[0] if attention else 0
+
+
+def check_unet(model: Any, network: MotionNetwork, file: str) -> None:
+    """Refuse a MODEL that these motion modules cannot run in.
+
+    Args:
+        model: The MODEL.
+        network: The motion modules.
+        file: Name of their file, for messages.
+
+    Raises:
+        ValueError: Saying what the MODEL is and which fit.
+    """
+    unet = model.model.diffusion_model
+    found = type(model.model).__name__
+    counts = {part: len(getattr(unet, f"{part}_blocks", ())) for part in ("input", "output")}
+    widths = _widths(unet) if counts == {part: PARTS[part] for part in counts} else []
+    if not widths or type(unet) is not host.UNetModel:
+        raise ValueError(_refusal(file, f"a {found} MODEL"))
+    wanted = list(network.config.channels)
+    text = text_width(unet)
+    if widths != wanted:
+        raise ValueError(_refusal(file, f"a {found} MODEL with levels of {widths} channels, the file has {wanted}"))
+    if (widths[0] == FULL_WIDTH and text != FULL_TEXT) or getattr(unet, "num_classes", None) is not None:
+        raise ValueError(_refusal(file, f"a {found} MODEL that takes text {text} wide (Stable Diffusion 2 or others)"))
+
+
+FULL_WIDTH: Final = 320
+FULL_TEXT: Final = 768
+"""Of Stable Diffusion 1.5."""
+
+
+def _refusal(file: str, got: str) -> str:
+    return (
+        f"{file} does not fit this MODEL: got {got}; allowed: Stable Diffusion 1.5 and its fine-tunes (also inpainting "
+        "and merges), of the width of the motion modules. Load an SD1.5 checkpoint with Load Checkpoint."
+    )
+
+
+def _widths(unet: nn.Module) -> list[int]:
+    """Channels of the four levels, from the first residual block of each."""
+    blocks = [unet.input_blocks[3 * level + 1][0] for level in range(4)]
+    return [block.out_channels for block in blocks if hasattr(block, "out_channels")]
+
+
+def text_width(unet: nn.Module) -> int:
+    """Width of the text that a UNet takes."""
+    weight = unet.state_dict().get("middle_block.1.transformer_blocks.0.attn2.to_k.weight", torch.empty(0, 0))
+    return weight.shape[1]
