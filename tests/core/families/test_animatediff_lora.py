@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sd15_loras import MODULES, SPATIAL, TEMPORAL, animatediff_tensors, authors_name, kohya_tensors, peft_tensors
 
 from videolcm_core.families.animatediff.keymaps import sd15_to_diffusers
-from videolcm_core.families.animatediff.lora import fit_lora, is_sd15, trained_group_norm
+from videolcm_core.families.animatediff.lora import fit_lora, takes_sd15_loras, trained_group_norm
 from videolcm_core.families.foreign import lora_base
 from videolcm_core.files.errors import CheckpointError, SettingsError
 from videolcm_core.files.lora import LoraFile, LoraLayer, read_lora
@@ -282,7 +282,7 @@ UNETS = {
 
 @pytest.mark.parametrize(("make", "wanted"), UNETS.values(), ids=UNETS)
 def test_which_network_it_is(make, wanted):
-    assert is_sd15(make()) is wanted
+    assert takes_sd15_loras(make()) is wanted
 
 
 def test_all_listed_names_are_different_modules():
