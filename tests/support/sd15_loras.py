@@ -6,11 +6,15 @@ has the same 278 in kohya's spelling.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
-from recipe import recipe_array
 from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "golden"))
+
+from recipe import recipe_array
 
 from videolcm_core.networks.animatediff.motion import MotionConfig, MotionNetwork
 from videolcm_core.networks.animatediff.unet import SD15Config, SD15UNet

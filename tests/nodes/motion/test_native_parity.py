@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from precision import distance
 from safetensors.torch import load_file
