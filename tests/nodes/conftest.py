@@ -4,7 +4,6 @@ No server: nodes are called as the host's executor calls them, under ``torch.inf
 """
 
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -101,12 +100,12 @@ def inference_mode() -> Iterator[None]:
         yield
 
 
-def recipe_array(key: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Weights from a key's name, of unit gain: no framework's random numbers, no zero layers."""
+def recipe_array(key: str, shape: tuple[int, ...], seed: int, gain: float = 1.0) -> torch.Tensor:
+    """Weights from a key's name, of unit gain unless told: no framework's random numbers, no zero layers."""
     state = np.random.RandomState((zlib.crc32(key.encode()) + 2654435761 * seed) % 2**32)
     values = state.random_sample(tuple(shape)) * 2 - 1
     if len(shape) >= 2:
-        values *= (3.0 / np.prod(shape[1:])) ** 0.5
+        values *= gain * (3.0 / np.prod(shape[1:])) ** 0.5
     else:
         values = 1 + 0.25 * values if key.endswith("weight") else 0.15 * values
     return torch.from_numpy(np.asarray(values, dtype=np.float16).astype(np.float32))
@@ -204,19 +203,9 @@ def golden_weights() -> Callable[..., dict[str, torch.Tensor]]:
     def load(name: str) -> dict[str, torch.Tensor]:
         listed = json.loads((ANIMATEDIFF / f"weights_{name}.json").read_text())
         seed, gain = listed["recipe"]["seed"], listed["recipe"]["gain"]
-        return {
-            key: torch.from_numpy(animatediff_recipe()(key, shape, seed, gain))
-            for key, shape in listed["tensors"].items()
-        }
+        return {key: recipe_array(key, shape, seed, gain) for key, shape in listed["tensors"].items()}
 
     return load
-
-
-def animatediff_recipe() -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location("animatediff_recipe", ANIMATEDIFF / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.recipe_array
 
 
 @pytest.fixture(scope="session")

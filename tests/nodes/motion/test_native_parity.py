@@ -1,82 +1,74 @@
-"""Motion modules in core's UNet against the authors' code, and what core's features make of them."""
+"""Motion modules in core's UNet equal the authors' code: one prediction, and whole runs through core's samplers.
 
-from pathlib import Path
+Bounds follow from float64 and from float32's rounding of the same graph (tests/support/precision.py).
+"""
 
-import torch
-from precision import distance
-from safetensors.torch import load_file
+import pytest
+from precision import assert_differ, assert_recorded
+from videos import frames_first
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "animatediff"
 ALL = 21
 """Motion modules of a UNet: 8 going down, one in the middle, 12 going up."""
 
 
-def golden(name):
-    return load_file(GOLDEN / f"{name}.safetensors")
-
-
-def frames_first(video):
-    """``[B, C, F, h, w]`` -> the host's ``[B * F, C, h, w]``."""
-    return video.movedim(2, 1).flatten(0, 1)
-
-
-def videos(frames, count):
-    return frames.unflatten(0, (count, -1)).movedim(2, 1)
-
-
-def count_calls(monkeypatch, model):
-    """A list that gets the name of each motion module that runs."""
-    from_module = {}
-    network = model_motion(model).network
-    for name in network.names():
-        from_module[network.get_submodule(name)] = name
-    seen = []
-    kind = type(next(iter(from_module)))
-    forward = kind.forward
-
-    def spy(self, *args, **kwargs):
-        seen.append(from_module[self])
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(kind, "forward", spy)
-    return seen
-
-
-def model_motion(model):
-    import importlib
-
-    patch = importlib.import_module(type(model_handler(model)).__module__)
-    return patch.motion_of(model)
-
-
-def model_handler(model):
-    patches = model.model_options["transformer_options"]["patches"]["forward_timestep_embed_patch"]
-    return next(p for p in patches if hasattr(p, "motion"))
-
-
-def predict(model, x, t, context, kinds=(1, 0)):
-    """The UNet as core's samplers call it, for ``[B, C, F, h, w]``."""
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([model])
-    options = {**model.model_options["transformer_options"], "cond_or_uncond": list(kinds)}
-    frames = x.shape[2]
-    out = model.model.diffusion_model(
-        frames_first(x),
-        torch.full((len(x) * frames,), float(t)),
-        context.repeat_interleave(frames, 0),
-        transformer_options=options,
-    )
-    return videos(out, len(x))
-
-
-def test_first(host, animate, monkeypatch):
+@pytest.mark.parametrize(("frames", "t"), [(8, 999), (16, 259)])
+def test_prediction_is_the_authors_and_all_modules_ran(golden, animate, predict, ran, frames, t):
     recorded = golden("unet_forward_author")
-    model = animate()
-    seen = count_calls(monkeypatch, model)
-    for frames, t in ((8, 999), (16, 259)):
-        x = recorded[f"x_{frames}"].repeat(2, 1, 1, 1, 1)
-        out = predict(model, x, t, recorded["context"])
-        print(distance(out, recorded[f"y_{frames}_{t}"]))
-    assert seen == list(model_motion(model).network.names()) * 2
+    model, x = animate(), recorded[f"x_{frames}"].repeat(2, 1, 1, 1, 1)
+    seen = ran(model)
+    assert_recorded(lambda: predict(model, x, t, recorded["context"]), recorded[f"y_{frames}_{t}"])
+    assert len(set(seen)) == ALL and len(seen) % ALL == 0
+
+
+def test_without_motion_it_is_another_prediction(golden, sd15, animate, predict):
+    """A motion module that silently does nothing is the failure to catch."""
+    recorded = golden("unet_forward_author")
+    x = recorded["x_8"].repeat(2, 1, 1, 1, 1)
+    still = predict(sd15, x, 999, recorded["context"])
+    assert_differ(lambda: predict(animate(), x, 999, recorded["context"]), still)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "cfg"),
+    [
+        ("lcm_4step_orig50", "animatelcm-50", 1.0),
+        ("lcm_4step_orig100_cfg", "auto", 1.5),
+    ],
+)
+def test_four_steps_are_the_authors(golden, animate, sample, ran, name, sampling, cfg):
+    recorded = golden(name)
+    model = animate(sampling=sampling)
+    seen = ran(model)
+    noises = [recorded[f"noise_{step}"] for step in range(3)]
+    uncond, cond = recorded["context"][:1], recorded["context"][1:]
+
+    def compute():
+        return sample(model, recorded["start"], noises, [[cond, {}]], [[uncond, {}]], cfg)
+
+    assert_recorded(compute, frames_first(recorded["final"]))
     assert len(set(seen)) == ALL
+
+
+def test_image_to_video_is_the_authors(host, golden, animate, i2v_module, motion_of, sample):
+    recorded = golden("lcm_i2v_4step_orig200")
+    model = animate(motion_module=i2v_module)
+    assert model.get_model_object("model_sampling").options.original_steps == 200
+    with_frame = give_image(host, model, motion_of, recorded["img_latent"])
+    noises = [recorded[f"noise_{step}"] for step in range(3)]
+
+    def compute():
+        return sample(with_frame, recorded["start"], noises, [[recorded["context"][-1:], {}]])
+
+    assert_recorded(compute, frames_first(recorded["final"]))
+    assert_differ(compute, sample(model, recorded["start"], noises, [[recorded["context"][-1:], {}]]))
+
+
+def give_image(host, model, motion_of, latents, **options):
+    """The MODEL with an image whose scaled latents are given: the node encodes pixels."""
+    patch, first_frame = host.pack("nodes.motion.patch"), host.pack("nodes.motion.first_frame")
+    import dataclasses
+
+    clone = model.clone()
+    image = first_frame.FirstFrame(latents=latents, **options)
+    patch.set_motion(clone, dataclasses.replace(motion_of(model), first_frame=image))
+    return clone
