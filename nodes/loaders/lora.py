@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from comfy_api.latest import io
 
@@ -16,7 +16,7 @@ from ..schema import combo, make, schema
 from .lora_report import check_fit, convention, report
 from .lora_target import target_of
 
-FOLDER = "loras"
+FOLDERS: Final = ("loras", host.MOTION_LORA_FOLDER)
 
 
 class VideoLCMLoraLoader(io.ComfyNode):
@@ -45,10 +45,11 @@ class VideoLCMLoraLoader(io.ComfyNode):
                 ),
                 combo(
                     "lora_name",
-                    host.model_files(FOLDER),
+                    host.model_files(*FOLDERS),
                     None,
-                    tooltip="A file in models/loras, for example AnimateLCM_sd15_t2v_lora.safetensors. Alpha and rank "
-                    "of a peft folder are read from its adapter_config.json.",
+                    tooltip="A file in models/loras or models/animatediff_motion_lora, for example "
+                    "AnimateLCM_sd15_t2v_lora.safetensors. Alpha and rank of a peft folder are read from its "
+                    "adapter_config.json.",
                 ),
                 make(
                     io.Float,
@@ -68,7 +69,7 @@ class VideoLCMLoraLoader(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name: str, strength_model: float, **_: Any) -> Any:
         """Load again when the file or the settings beside it have changed."""
         beside = os.path.join(os.path.dirname(lora_name), CONFIG_NAME)
-        return host.file_fingerprint(lora_name, FOLDER), host.file_fingerprint(beside, FOLDER), strength_model
+        return host.file_fingerprint(lora_name, *FOLDERS), host.file_fingerprint(beside, *FOLDERS), strength_model
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
@@ -80,7 +81,7 @@ class VideoLCMLoraLoader(io.ComfyNode):
         host.forget_notes()
         if strength_model == 0:
             return io.NodeOutput(model)
-        path = host.model_path(lora_name, FOLDER)
+        path = host.model_path(lora_name, *FOLDERS)
         with reading(path):
             lora = read_lora(path)
             target = target_of(model, lora.file)
