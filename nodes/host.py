@@ -98,7 +98,7 @@ def register_folders() -> None:
     Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack. What
     AnimateDiff-Evolved or the user said of its folders stays.
     """
-    embedded = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS}
+    embedded: dict[str, Path | None] = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS}
     embedded |= {MOTION_FOLDER: None, MOTION_LORA_FOLDER: None}
     for name, ours in embedded.items():
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
