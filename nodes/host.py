@@ -80,6 +80,7 @@ EXAMPLE_CLIPS = PACK_FOLDER / "workflows" / "clips"
 MODEL_FOLDER = "videolcm"
 ANNOTATOR_FOLDER = "videolcm_annotators"
 MOTION_FOLDER = "animatediff_models"
+MOTION_LORA_FOLDER = "animatediff_motion_lora"
 EMBEDDED_ANNOTATORS = EMBEDDED_MODELS / "annotators"
 
 
@@ -93,12 +94,13 @@ def supported(function: Callable, **optional: Any) -> dict[str, Any]:
 
 
 def register_folders() -> None:
-    """Make ``videolcm``, ``videolcm_annotators`` and ``animatediff_models`` model folders.
+    """Make our model folders, and AnimateDiff-Evolved's two.
 
-    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack. The last is
-    AnimateDiff-Evolved's: what that pack or the user said of it stays.
+    Each is: entries of extra_model_paths.yaml, the folder of that name in models, what comes with the pack. What
+    AnimateDiff-Evolved or the user said of its folders stays.
     """
-    embedded = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS, MOTION_FOLDER: None}
+    embedded: dict[str, Path | None] = {MODEL_FOLDER: EMBEDDED_MODELS, ANNOTATOR_FOLDER: EMBEDDED_ANNOTATORS}
+    embedded |= {MOTION_FOLDER: None, MOTION_LORA_FOLDER: None}
     for name, ours in embedded.items():
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
         if ours is not None:

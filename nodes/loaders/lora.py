@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import Any
+from typing import Any, Final
 
 from comfy_api.latest import io
 
-from ...videolcm_core.families.foreign import lora_base
-from ...videolcm_core.families.vgen.lora import fit_lora
-from ...videolcm_core.files.errors import CheckpointError
+from ...videolcm_core.families.animatediff.lora import trained_group_norm
 from ...videolcm_core.files.guard import reading
-from ...videolcm_core.files.lora import LoraFile, read_lora
+from ...videolcm_core.files.lora import read_lora
 from ...videolcm_core.files.lora_config import CONFIG_NAME
-from ...videolcm_core.files.lora_fit import LoraFit
 from .. import host
 from ..schema import combo, make, schema
-from .lora_patches import UNET, make_patches
+from .lora_report import check_fit, convention, report
+from .lora_target import target_of
 
-log = logging.getLogger(__name__)
-
-FOLDER = "loras"
-_LONGEST = 160  # characters of a name in a message
+FOLDERS: Final = ("loras", host.MOTION_LORA_FOLDER)
 
 
 class VideoLCMLoraLoader(io.ComfyNode):
@@ -36,12 +30,27 @@ class VideoLCMLoraLoader(io.ComfyNode):
             display_name="Load VideoLCM LoRA",
             category="VideoLCM/loaders",
             description="Applies a LoRA of kohya, peft, diffusers or Text-To-Video-Finetuning (both of its kinds) to a "
-            "video model, such as MCM's for ModelScope. Alpha and rank of a peft folder are read from its "
-            "adapter_config.json.",
-            search_aliases=["lora", "videolcm lora", "mcm", "diffusers lora", "peft", "dora", "stable_lora"],
+            "VideoLCM or ModelScope MODEL, or to Stable Diffusion 1.5 and the motion modules on it: AnimateLCM's, "
+            "MCM's and AnimateDiff's. The log says how many weights it changed, the node what it left out.",
+            search_aliases=[
+                *("lora", "videolcm lora", "mcm", "diffusers lora", "peft", "dora", "stable_lora"),
+                *("animatelcm lora", "animatediff lora", "motion lora", "lcm lora"),
+            ],
             inputs=[
-                make(io.Model, "model", tooltip="The video model; the one given stays as it is."),
-                combo("lora_name", host.model_files(FOLDER), None, tooltip="A file in models/loras."),
+                make(
+                    io.Model,
+                    "model",
+                    tooltip="A VideoLCM or ModelScope MODEL, or Stable Diffusion 1.5. A LoRA for motion modules goes "
+                    "after Apply Motion Module. The MODEL given stays as it is.",
+                ),
+                combo(
+                    "lora_name",
+                    host.model_files(*FOLDERS),
+                    None,
+                    tooltip="A file in models/loras or models/animatediff_motion_lora, for example "
+                    "AnimateLCM_sd15_t2v_lora.safetensors. Alpha and rank of a peft folder are read from its "
+                    "adapter_config.json.",
+                ),
                 make(
                     io.Float,
                     "strength_model",
@@ -49,7 +58,8 @@ class VideoLCMLoraLoader(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="How much of the LoRA to add: 1 as trained, 0 nothing, negative the opposite.",
+                    tooltip="How much of the LoRA to add: 1 as trained (AnimateLCM's 0.8 to 1), 0 nothing, negative "
+                    "the opposite.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The MODEL with the LoRA on it.")],
@@ -59,55 +69,27 @@ class VideoLCMLoraLoader(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name: str, strength_model: float, **_: Any) -> Any:
         """Load again when the file or the settings beside it have changed."""
         beside = os.path.join(os.path.dirname(lora_name), CONFIG_NAME)
-        return host.file_fingerprint(lora_name, FOLDER), host.file_fingerprint(beside, FOLDER), strength_model
+        return host.file_fingerprint(lora_name, *FOLDERS), host.file_fingerprint(beside, *FOLDERS), strength_model
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
         """Clone the MODEL and patch it.
 
         Raises:
-            CheckpointError: If the file is unusable, or nothing in it fits the model.
+            CheckpointError: If the file is unusable, or nothing in it fits the MODEL.
         """
         host.forget_notes()
         if strength_model == 0:
             return io.NodeOutput(model)
-        path = host.model_path(lora_name, FOLDER)
+        path = host.model_path(lora_name, *FOLDERS)
         with reading(path):
             lora = read_lora(path)
-            state = model.model.diffusion_model.state_dict()
-            shapes = {key: value.shape for key, value in state.items()}
-            fit = fit_lora(lora, shapes)
-            patched = model.clone()
-            applied = patched.add_patches(make_patches(lora, fit, shapes), strength_model)
-            _report(lora, fit, [key.removeprefix(UNET) for key in applied])
+            target = target_of(model, lora.file)
+            fit = target.fit(lora)
+            check_fit(lora, fit, target)
+            group_norm, note = convention(lora.file, trained_group_norm(lora), target.motion)
+            patched, of_unet, of_motion = target.patched(lora, fit, strength_model, group_norm)
+            report(lora, fit, target, of_unet, of_motion)
+            if of_motion and note:
+                host.tell(note)
         return io.NodeOutput(patched)
-
-
-def _report(lora: LoraFile, fit: LoraFit, applied: list[str]) -> None:
-    left = {"of another shape": fit.misshapen, "not in this model": fit.unknown}
-    named = [f"{len(names)} {cause} (first {_cut(names[0])})" for cause, names in left.items() if names]
-    if fit.text:
-        named.append(f"{len(fit.text)} for a text encoder (first {_cut(fit.text[0])}; Load LoRA takes those)")
-    if not applied:
-        raise CheckpointError(
-            lora.file,
-            f"{' and '.join(named) or 'no LoRA tensors'}; none fits this model. {lora_base(lora)}",
-            "a LoRA for this network in kohya, peft, diffusers, stable_lora or cloneofsimo layout",
-            "Check that it was trained on this kind of model (ModelScope or VideoLCM text-to-video, of this size).",
-        )
-    log.info("VideoLCM: %s changes %d weights, scale from %s.", lora.file, len(applied), _scale_of(lora))
-    if named:
-        host.tell(f"{lora.file}: {len(applied)} weights changed, left out: {', '.join(named)}.")
-    if lora.guessed:
-        host.tell(
-            f"{lora.file} does not say its alpha, so alpha was taken to be the rank. Put the {CONFIG_NAME} of its "
-            f"training beside it, or set strength_model to alpha / rank."
-        )
-
-
-def _scale_of(lora: LoraFile) -> str:
-    return lora.config.source if lora.config else "the file" if not lora.guessed else "its rank"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."

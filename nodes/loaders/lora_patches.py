@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,6 @@ from ...videolcm_core.files.lora import LoraFile
 from ...videolcm_core.files.lora_fit import Change, LoraFit
 from ...videolcm_core.files.lora_weights import merge
 from .. import host
-
-UNET = "diffusion_model."
 
 
 class DecomposedLora(host.LoRAAdapter):
@@ -57,17 +56,17 @@ class ReplacedWeight(host.WeightAdapterBase):
         return weight.add_(function(change.to(weight.dtype)))
 
 
-def make_patches(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) -> dict[str, Any]:
-    """Patches for `ModelPatcher.add_patches`; what is found not to fit is noted in ``fit``.
+def make_patches(lora: LoraFile, fit: LoraFit, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
+    """Patches by the keys of the network; what is found not to fit is noted in ``fit``.
 
     Args:
         lora: The file.
-        fit: From `fit_lora` for this model.
+        fit: Of the file against this network.
         shapes: Of the network's weights.
     """
-    patches = {UNET + key: _adapter(change) for key, change in fit.changes.items()}
-    patches |= {UNET + key: ("diff", (bias,)) for key, bias in fit.biases.items()}
-    patches |= {UNET + key: ReplacedWeight({key}, (value,)) for key, value in fit.values.items()}
+    patches = {key: _adapter(change) for key, change in fit.changes.items()}
+    patches |= {key: ("diff", (bias,)) for key, bias in fit.biases.items()}
+    patches |= {key: ReplacedWeight({key}, (value,)) for key, value in fit.values.items()}
     return patches | _other_kinds(lora, fit, shapes)
 
 
@@ -77,24 +76,22 @@ def _adapter(change: Change) -> Any:
     return kind(set(), (change.up, change.down, alpha, None, change.magnitude, None))
 
 
-def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: dict[str, torch.Size]) -> dict[str, Any]:
+def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
     """LoHa, LoKr and the host's other kinds, of which the host alone knows the names and the arithmetic."""
-    modules = {name: f"{UNET}{own}.weight" for own, name in fit.names.items()}
-    found = host.lora_patches(lora.rest, modules)
+    found = host.lora_patches(lora.rest, {name: f"{own}.weight" for own, name in fit.names.items()})
     patches = {}
     for key, patch in found.items():
-        own = key.removeprefix(UNET)
         if (
-            own in shapes
-            and own not in fit.changes
-            and _is_of_size(patch, shapes[own])
-            and host.patch_fits(patch, shapes[own], key)
+            key in shapes
+            and key not in fit.changes
+            and _is_of_size(patch, shapes[key])
+            and host.patch_fits(patch, shapes[key], key)
         ):
             patches[key] = patch
         else:
-            fit.misshapen.append(f"{own} {list(shapes[own])}" if own in shapes else own)
+            fit.misshapen.append(f"{key} {list(shapes[key])}" if key in shapes else key)
     for own, name in fit.names.items():
-        if not {f"{UNET}{own}.weight", f"{UNET}{own}.bias"} & set(found):
+        if not {f"{own}.weight", f"{own}.bias"} & set(found):
             fit.unknown.append(f"{name} in a layout that is not known")
     return patches
 

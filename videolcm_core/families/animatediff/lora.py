@@ -16,8 +16,8 @@ from ...files.entries import PREFIX, read_entry
 from ...files.errors import CheckpointError
 from ...files.lora import LoraFile, LoraLayer
 from ...files.lora_fit import LoraFit, Shapes, fit_layers, lora_names
-from ...networks.animatediff.unet import SD15Config, SD15UNet
 from .keymaps import AUTHORS, diffusers_motion_name, sd15_to_diffusers
+from .sd15 import is_sd15
 
 MOTION: Final = "motion_modules"
 """In every name of a motion module's layer, in every layout."""
@@ -32,21 +32,15 @@ _LCM_TARGETS: Final = (
 )
 
 
-def is_sd15(state: Mapping[str, Tensor]) -> bool:
+def takes_sd15_loras(state: Mapping[str, Tensor]) -> bool:
     """Whether weights, of which only shapes are looked at, are Stable Diffusion 1.5's UNet, of any width.
 
-    Stable Diffusion 2 has the same layers with matrices for the projections around attention.
+    Stable Diffusion 2 has the same keys, with matrices for the projections around attention.
 
     Args:
         state: By LDM's keys.
     """
-    try:
-        config = SD15Config.from_weights(state)
-        expected = SD15UNet(config, device="meta").state_dict()
-    except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError):
-        return False
-    same = all(key in state and state[key].shape == value.shape for key, value in expected.items())
-    return same and not any(key.startswith("label_emb.") for key in state)
+    return is_sd15(state) and state["input_blocks.8.1.proj_in.weight"].ndim == 4
 
 
 def module_names(unet: Collection[str], motion: Collection[str] = ()) -> dict[str, str]:

@@ -1,0 +1,160 @@
+"""What the LoRA node tells: what fitted, what was left out and why, and what was assumed about a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ...videolcm_core.families.animatediff.lora import ANIMATELCM_RANK, MOTION
+from ...videolcm_core.families.foreign import lora_base
+from ...videolcm_core.files.errors import CheckpointError
+from ...videolcm_core.files.lora import LoraFile
+from ...videolcm_core.files.lora_config import CONFIG_NAME
+from ...videolcm_core.files.lora_fit import LoraFit
+from .. import host
+from ..motion.patch import Motion
+from .lora_target import LoraTarget
+
+log = logging.getLogger(__name__)
+
+_LONGEST = 160  # characters of a name in a message
+_AFTER = "put Load VideoLCM LoRA after Apply Motion Module"
+
+
+def check_fit(lora: LoraFile, fit: LoraFit, target: LoraTarget) -> None:
+    """Refuse a file of another base of which a part fits by chance.
+
+    Raises:
+        CheckpointError: If all layers that read the text read another one than the network's.
+    """
+    if fit.text_widths is None or not fit.changes:
+        return
+    theirs, own = fit.text_widths
+    raise CheckpointError(
+        lora.file,
+        f"layers that read text {theirs} wide, where this MODEL's is {own} wide. {lora_base(lora)}",
+        _allowed(target),
+        _check(target),
+    )
+
+
+def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[str], of_motion: Sequence[str]) -> None:
+    """Say what was changed.
+
+    Args:
+        lora: The file.
+        fit: Of the file against the MODEL.
+        target: The MODEL.
+        of_unet: Changed weights of the UNet.
+        of_motion: Of the motion modules.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    left_out = " and ".join(named := _left_out(fit, target))
+    if not of_unet and not of_motion:
+        raise CheckpointError(
+            lora.file,
+            f"{left_out or 'no LoRA tensors'}; none fits this model. {lora_base(lora)}",
+            _allowed(target),
+            _check(target) if not _for_motion(fit, target) else f"For a LoRA of motion modules {_AFTER}.",
+        )
+    count = _count(target, of_unet, of_motion)
+    log.info("VideoLCM: %s changes %s, scale from %s.", lora.file, count, _scale_of(lora, fit))
+    if named:
+        host.tell(f"{lora.file}: {count} changed, left out: {', '.join(named)}.")
+    _tell_scale(lora, fit)
+
+
+def convention(file: str, trained: str | None, motion: Motion | None) -> tuple[str | None, str]:
+    """The group norm that motion modules get with a LoRA, None for the one they have, and what to say about it.
+
+    Args:
+        file: Name of the LoRA.
+        trained: The convention it was trained with, None if unknown.
+        motion: The motion modules, None where there are none.
+    """
+    if trained is None or motion is None or motion.group_norm == trained:
+        return None, ""
+    said = f"{file} was trained with group norms over {_over(trained)}"
+    if motion.group_norm_chosen:
+        return (
+            None,
+            f"{said}, and group_norm of Apply Motion Module is {motion.group_norm}: set it to {trained} or auto.",
+        )
+    return trained, f"{said}, so group_norm is {trained} from here on. To keep another, set it in Apply Motion Module."
+
+
+def _over(group_norm: str) -> str:
+    return "all frames of a video (diffusers)" if group_norm == "video" else "each frame alone"
+
+
+def _left_out(fit: LoraFit, target: LoraTarget) -> list[str]:
+    """Causes, each with its count and first name."""
+    motion = _for_motion(fit, target)
+    causes = {
+        "of another shape": fit.misshapen,
+        "not in this model": [name for name in fit.unknown if name not in set(motion)],
+    }
+    named = [f"{len(names)} {cause} (first {_cut(names[0])})" for cause, names in causes.items() if names]
+    if motion:
+        named.append(f"{len(motion)} for motion modules, which this MODEL does not have ({_AFTER})")
+    if fit.text:
+        named.append(f"{len(fit.text)} for a text encoder (first {_cut(fit.text[0])}; Load LoRA takes those)")
+    return named
+
+
+def _for_motion(fit: LoraFit, target: LoraTarget) -> list[str]:
+    """Layers of motion modules that wait for some."""
+    if not target.is_sd15 or target.motion is not None:
+        return []
+    return [name for name in fit.unknown if MOTION in name]
+
+
+def _count(target: LoraTarget, of_unet: Sequence[str], of_motion: Sequence[str]) -> str:
+    if target.motion is None:
+        return f"{len(of_unet)} weights"
+    return f"{len(of_unet)} weights of the UNet and {len(of_motion)} of the motion modules"
+
+
+def _scale_of(lora: LoraFile, fit: LoraFit) -> str:
+    if fit.assumed is not None:
+        return f"AnimateLCM's layout ({fit.assumed:g})"
+    return lora.config.source if lora.config else "the file" if not lora.guessed else "its rank"
+
+
+def _tell_scale(lora: LoraFile, fit: LoraFit) -> None:
+    """Say where the scale was not in the file."""
+    if fit.assumed is not None:
+        host.tell(
+            f"{lora.file} carries no alpha. Rank {ANIMATELCM_RANK} on all {len(fit.changes)} layers that LCM-LoRA "
+            f"adapts is AnimateLCM's LoRA, whose authors multiply it by 1/8, so {fit.assumed:g} was taken. If it is "
+            f"another, strength_model {1 / fit.assumed:g} undoes that."
+        )
+    elif "peft" in lora.guessed:
+        host.tell(
+            f"{lora.file} does not say its alpha, so alpha was taken to be the rank. Put the {CONFIG_NAME} of its "
+            f"training beside it, or set strength_model to alpha / rank."
+        )
+    elif lora.guessed:
+        host.tell(
+            f"{lora.file} does not say its alpha, so alpha was taken to be the rank. If it was trained with another, "
+            f"set strength_model to alpha / rank."
+        )
+
+
+def _allowed(target: LoraTarget) -> str:
+    if target.is_sd15:
+        return "a LoRA for Stable Diffusion 1.5 or its motion modules in kohya, peft or diffusers layout"
+    return "a LoRA for this network in kohya, peft, diffusers, stable_lora or cloneofsimo layout"
+
+
+def _check(target: LoraTarget) -> str:
+    kind = "ModelScope or VideoLCM text-to-video, of this size"
+    if target.is_sd15:
+        kind = "Stable Diffusion 1.5, AnimateDiff or AnimateLCM, of this size"
+    return f"Check that it was trained on this kind of model ({kind})."
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
