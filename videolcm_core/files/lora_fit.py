@@ -79,9 +79,14 @@ def lora_names(modules: Mapping[str, str]) -> dict[str, str]:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Older trainers name attention by its processor, without the index of to_out.0."""
+    """A module's name, and what trainers that put layers into attention processors make of it.
+
+    ``attn1.to_out.0`` is ``attn1.to_out``, ``attn1.processor.to_out`` or, of trainers that treat every layer so,
+    ``attn1.to_out.processor.0``.
+    """
     short = name.removesuffix(".0") if name.endswith(".to_out.0") else name
-    yield from (name, short, short.replace(".to_", ".processor.to_"))
+    parent, dot, leaf = name.rpartition(".")
+    yield from (name, short, short.replace(".to_", ".processor.to_"), f"{parent}{dot}processor.{leaf}")
 
 
 def fit_layers(
