@@ -18,6 +18,7 @@ from .sampling.latent import VideoLCMEmptyLatent
 from .sampling.model_sampling_node import VideoLCMSampling
 from .sampling.samplers import SamplerVideoLCM, VideoLCMSampler, VideoLCMScheduler
 from .tools.compare import VideoLCMCompare
+from .tools.match_colours import VideoLCMMatchColours
 from .tools.prompt_words import VideoLCMPromptWords
 
 NODES: list[type[io.ComfyNode]] = [
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     VideoLCMMotionExtractor,
     VideoLCMPromptWords,
     VideoLCMCompare,
+    VideoLCMMatchColours,
 ]
 
 

@@ -41,6 +41,7 @@ from comfy.model_base import ModelType as ModelType
 from comfy.model_sampling import EPS as EPS
 from comfy.model_sampling import V_PREDICTION as V_PREDICTION
 from comfy.model_sampling import X0 as X0
+from comfy.model_sampling import ModelSamplingContinuousEDM as ModelSamplingContinuousEDM
 from comfy.model_sampling import ModelSamplingDiscrete as ModelSamplingDiscrete
 from comfy.patcher_extension import PatcherInjection as PatcherInjection
 from comfy.patcher_extension import WrapperExecutor as WrapperExecutor

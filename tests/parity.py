@@ -3,27 +3,54 @@
 Runs every file of a folder of reference values on the CPU in float32, in float64 and in float64 with the roundings of
 float32 put in one by one. It prints how far the recorded values and ours are from the exact ones (maximum absolute
 error), and what float32 rounding explains of it (tests/support/precision.py). Exits with 1 when an error is larger, or
-when a file is of no known kind. Kinds are told by the beginning of the file's name:
+when a file is of no known kind. Kinds are told by the beginning of the file's name and by what is inside:
 
 unet_, recipe_, fullsize_   networks, with weights regenerated from the seed in the file
 sampler_lcm, sampler_ddim   samplers with a recorded network
 e2e_lcm, e2e_ddim           samplers with a network
 distill_step                one step of training
 annotators                  depth, edge and line networks
+
+Of AnimateDiff and AnimateLCM, with weights regenerated from the shape lists beside the files:
+
+motion_module               one motion module, under both conventions of its group norm
+unet_forward_               Stable Diffusion's UNet with motion modules
+lcm_, sampler_lcm           sampling runs with it, and with a formula
+i2v_                        image to video: its encoder, and the UNet with it
+lcm_lora_, mcm_lora_        LoRAs
+hsv_align, svd_solver       colours of frames, noise levels of AnimateLCM-SVD
+paper_formulas              what the paper alone says
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "support" / "golden")]
 
 import torch  # noqa: E402
+from animatediff import (  # noqa: E402
+    check_closed_form,
+    check_i2v_forward,
+    check_lcm_steps,
+    check_lora_forward,
+    check_motion_module,
+    check_unet_forward,
+)
+from animatelcm import (  # noqa: E402
+    check_colours,
+    check_edm,
+    check_image_encoder,
+    check_lora_merge,
+    check_paper_formulas,
+)
 from annotators import check_annotators  # noqa: E402
 from checks import (  # noqa: E402
     Check,
@@ -35,20 +62,48 @@ from checks import (  # noqa: E402
 )
 from distillation import check_distill_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
+from safetensors import SafetensorError, safe_open  # noqa: E402
 
 from videolcm_core.networks.vgen.unet3d import UNet3D  # noqa: E402
 
-CHECKS: dict[str, Check] = {
-    "unet_": check_unet,
-    "recipe_": check_unet,
-    "fullsize_": check_unet,
-    "sampler_lcm": check_sampler_lcm,
-    "sampler_ddim": check_sampler_ddim,
-    "e2e_lcm": check_e2e_lcm,
-    "e2e_ddim": check_e2e_ddim,
-    "distill_step": check_distill_step,
-    "annotators": check_annotators,
-}
+
+class Kind(NamedTuple):
+    """A kind of reference file.
+
+    Attributes:
+        prefix: Of the file's name.
+        check: What is compared.
+        marker: Pattern of a tensor that every file of the kind has.
+    """
+
+    prefix: str
+    check: Check
+    marker: str
+
+
+KINDS = (
+    Kind("unet_", check_unet, r"in\.x"),
+    Kind("recipe_", check_unet, r"in\.x"),
+    Kind("fullsize_", check_unet, r"in\.x"),
+    Kind("sampler_lcm", check_sampler_lcm, r"\w+\.n\d+\.final"),
+    Kind("sampler_ddim", check_sampler_ddim, r"v_cond"),
+    Kind("e2e_lcm", check_e2e_lcm, r"(.+\.)?final"),
+    Kind("e2e_ddim", check_e2e_ddim, r"y_negative"),
+    Kind("distill_step", check_distill_step, r".*"),
+    Kind("annotators", check_annotators, r"midas\.raw"),
+    Kind("motion_module", check_motion_module, r"y_author_\d+"),
+    Kind("unet_forward_", check_unet_forward, r"y_\d+_\d+"),
+    Kind("lcm_", check_lcm_steps, r"denoised_0"),
+    Kind("sampler_lcm", check_closed_form, r"final_\d+_\d+"),
+    Kind("i2v_", check_i2v_forward, r"y_\d+"),
+    Kind("i2v_", check_image_encoder, r"sd\.conv_in\.weight"),
+    Kind("lcm_lora_", check_lora_forward, r"y_\d+(_.+)?"),
+    Kind("mcm_lora_", check_lora_forward, r"y_\d+(_.+)?"),
+    Kind("lcm_lora_", check_lora_merge, r"before\..+"),
+    Kind("hsv_align", check_colours, r"target_bgr"),
+    Kind("svd_solver", check_edm, r"sigmas"),
+    Kind("paper_formulas", check_paper_formulas, r"x_t_next"),
+)
 # Not reference values: the recipe, indices and notes beside them, weights that other files name.
 IGNORED_SUFFIXES = (".py", ".json", ".md", ".txt", ".pyc")
 
@@ -65,11 +120,22 @@ def files_in(folder: Path) -> list[Path]:
     ]
 
 
-def find_check(path: Path) -> Check | None:
-    """The check for a file, by the beginning of its name."""
+def prefixes() -> list[str]:
+    """Beginnings of names, each once."""
+    return list(dict.fromkeys(kind.prefix for kind in KINDS))
+
+
+def find_kind(path: Path) -> Kind | None:
+    """The kind of a file, by the beginning of its name and its tensors; where two fit, the longer beginning."""
     if path.suffix != ".safetensors":
         return None
-    return next((check for prefix, check in CHECKS.items() if path.name.startswith(prefix)), None)
+    named = sorted((kind for kind in KINDS if path.name.startswith(kind.prefix)), key=lambda kind: -len(kind.prefix))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = list(file.keys())
+    except (OSError, SafetensorError):
+        return named[0] if named else None  # which says what is wrong with it
+    return next((kind for kind in named if any(re.fullmatch(kind.marker, name) for name in tensors)), None)
 
 
 def available_memory() -> int | None:
@@ -94,10 +160,10 @@ def lacks_memory(reference: Reference) -> str:
 
 def check_file(path: Path) -> Iterator[Result]:
     """Results of one file."""
-    check = find_check(path)
-    assert check is not None
+    kind = find_kind(path)
+    assert kind is not None
     reference = Reference.open(path)
-    yield from check(reference)
+    yield from kind.check(reference)
     unused = reference.unused()
     if unused:
         yield Result("not compared", 0.0, 0.0, ", ".join(unused))
@@ -109,8 +175,8 @@ def run_file(path: Path, report: Callable[[str], None]) -> int:
     Returns:
         Number of failures.
     """
-    if find_check(path) is None:
-        report(f"FAILED   {path.name}: a file of no known kind ({', '.join(CHECKS)})")
+    if find_kind(path) is None:
+        report(f"FAILED   {path.name}: a file of no known kind ({', '.join(prefixes())})")
         return 1
     if path.name.startswith("fullsize_") and (why := lacks_memory(Reference.open(path))):
         report(f"left out {path.name}: {why}")
@@ -140,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.folder} is no folder")
     files = [path for path in files_in(options.folder) if options.only in path.name]
     if not files:
-        parser.error(f"{options.folder} has no reference files; expected names begin with {', '.join(CHECKS)}")
+        parser.error(f"{options.folder} has no reference files; expected names begin with {', '.join(prefixes())}")
     torch.use_deterministic_algorithms(True, warn_only=True)
     failures = sum(run_file(path, lambda line: print(line, flush=True)) for path in files)
     print(f"{len(files)} files, {failures} failures" if failures else f"{len(files)} files, all passed")

@@ -20,6 +20,7 @@ from .. import host
 from ..conditions.pixels import CONDITIONS_KEY, Condition, encode_conditions
 from ..conditions.style import STYLE_KEY, style_tokens
 from ..loaders.settings import CheckpointSettings
+from .control_windows import attach_control_windows
 from .guard import attach_guard
 from .model_sampling import VideoLCMModelSampling, options_of
 from .unet import HostUNet
@@ -211,6 +212,7 @@ def build_model(
     host.set_inference_dtypes(config, dtype, host.calculate_parameters(state_dict), weights)
     patcher = host.make_patcher(config.get_model(state_dict), state_dict, disable_dynamic)
     attach_guard(patcher)
+    attach_control_windows(patcher)
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, CONDITIONS_KEY, _sample_once)
     log.info("VideoLCM model: %s", json.dumps(settings.summary()))
     return patcher

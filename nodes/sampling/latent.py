@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from .. import host
+from ..motion.patch import motion_of
 from ..schema import make, schema
 
 LATENT_CHANNELS = 4
@@ -94,11 +95,13 @@ def trained_size(model: Any) -> tuple[int, int, int]:
         ValueError: If the MODEL is of another family, whose files do not say.
     """
     settings = getattr(getattr(model.model, "model_config", None), "settings", None)
-    file = getattr(settings, "file", None)
+    motion = motion_of(model)
+    file = getattr(settings, "file", None) or (motion and motion.settings)
     if file is None:
         raise ValueError(
             f"model is a {type(model.model).__name__}, which does not say what videos it was trained on; allowed: a "
-            "model from Load VideoLCM Checkpoint or Load VideoLCM Model. Disconnect it, and set the size by hand."
+            "model from Load VideoLCM Checkpoint, Load VideoLCM Model or Apply Motion Module. Disconnect it, and set "
+            "the size by hand."
         )
     return file.width, file.height, file.frames
 

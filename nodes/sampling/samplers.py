@@ -8,10 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .. import host
+from ..model.edm_sampling import AnimateLCMSVDSampling
 from ..model.guard import check_shape
 from ..model.model_sampling import VideoLCMModelSampling
 from ..schema import combo, make, schema
-from .sigmas import NOISE_DEVICES, ddim_sigmas, lcm_sigmas, make_sampler, original_steps_of
+from .sigmas import NOISE_DEVICES, ddim_sigmas, lcm_sigmas, make_sampler, original_steps_of, own_grid
 
 CATEGORY = "VideoLCM/sampling"
 NOISE_DEVICE_TOOLTIP = (
@@ -20,7 +21,8 @@ NOISE_DEVICE_TOOLTIP = (
 )
 STRENGTH_TOOLTIP = (
     "1 makes a new video. Less starts from the given latent with noise on it and keeps more of it the lower it is. "
-    "The grid of 50 timesteps is cut to this part first, so steps may be at most 50 times strength."
+    "The model's grid (50 timesteps for VideoLCM) is cut to this part first, so steps may be at most its length times "
+    "strength."
 )
 
 
@@ -38,7 +40,12 @@ class VideoLCMSampler(io.ComfyNode):
             "sampler on the model's own timesteps, no guidance.",
             search_aliases=["videolcm", "lcm sampler", "few-step video", "4 steps", "text to video", "ksampler video"],
             inputs=[
-                make(io.Model, "model", tooltip="From Load VideoLCM Checkpoint or Load VideoLCM Model."),
+                make(
+                    io.Model,
+                    "model",
+                    tooltip="From Load VideoLCM Checkpoint, Load VideoLCM Model or Apply Motion Module, or another "
+                    "consistency model with VideoLCM Model Sampling (AnimateLCM-SVD).",
+                ),
                 make(io.Conditioning, "positive", tooltip="What to show, from CLIP Text Encode."),
                 make(
                     io.Conditioning,
@@ -73,8 +80,8 @@ class VideoLCMSampler(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (at 9), more applies "
-                    "it twice and doubles the time.",
+                    tooltip="Guidance. 1 for distilled models: guidance was distilled into them (VideoLCM at 9), more "
+                    "applies it twice and doubles the time. AnimateLCM takes 1 to 2, 1.5 with a negative prompt.",
                 ),
                 make(
                     io.Float,
@@ -176,6 +183,8 @@ def _with_samples(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
 
 
 def _warn_if_foreign(sampling: Any) -> None:
+    if isinstance(sampling, AnimateLCMSVDSampling):
+        return
     if not isinstance(sampling, VideoLCMModelSampling):
         host.tell(f"VideoLCM Sampler: this MODEL samples as {type(sampling).__name__}; add VideoLCM Model Sampling.")
     elif not sampling.options.distilled:
@@ -214,10 +223,24 @@ class VideoLCMScheduler(io.ComfyNode):
         Raises:
             ValueError: If steps and strength do not fit the grid.
         """
+        host.forget_notes()
         sampling = model.get_model_object("model_sampling")
         if mode["mode"] == "ddim":
             return io.NodeOutput(ddim_sigmas(sampling, steps))
-        return io.NodeOutput(lcm_sigmas(sampling, steps, mode["original_steps"], mode["strength"]))
+        original_steps = mode["original_steps"] or original_steps_of(sampling)
+        sigmas = lcm_sigmas(sampling, steps, original_steps, mode["strength"])
+        _warn_if_other_grid(sampling, original_steps)
+        return io.NodeOutput(sigmas)
+
+
+def _warn_if_other_grid(sampling: Any, original_steps: int) -> None:
+    """Graphs hold 50, the default once, and a model of another grid may have come into them since."""
+    own = own_grid(sampling)
+    if own is not None and own != original_steps:
+        host.tell(
+            f"VideoLCM Scheduler: original_steps is {original_steps} and this MODEL was distilled on {own}; set "
+            f"original_steps to 0 for the MODEL's own."
+        )
 
 
 def _lcm_inputs() -> list[Any]:
@@ -225,10 +248,11 @@ def _lcm_inputs() -> list[Any]:
         make(
             io.Int,
             "original_steps",
-            default=50,
-            min=1,
+            default=0,
+            min=0,
             max=1000,
-            tooltip="Length of the grid the model was distilled on: 50 for VideoLCM.",
+            tooltip="Length of the grid of timesteps to choose from. 0: the one that the model was distilled on (50 "
+            "for VideoLCM, 100 for AnimateLCM).",
         ),
         make(io.Float, "strength", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=STRENGTH_TOOLTIP),
     ]

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...videolcm_core.diffusion.edm import inference_indices
 from ...videolcm_core.diffusion.schedule import ddim_timesteps, lcm_timesteps
 from .. import host
+from ..model.edm_sampling import SVD_PRESET, AnimateLCMSVDSampling
 from ..model.model_sampling import NUM_TIMESTEPS, VideoLCMModelSampling
 
 DEFAULT_ORIGINAL_STEPS = 50
@@ -18,9 +20,16 @@ NOISE_DEVICES = ("cpu", "gpu")
 
 def original_steps_of(sampling: Any) -> int:
     """Length of the grid a model was distilled on; 50 where it does not say."""
-    if isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled:
-        return sampling.options.original_steps
-    return DEFAULT_ORIGINAL_STEPS
+    return own_grid(sampling) or DEFAULT_ORIGINAL_STEPS
+
+
+def own_grid(sampling: Any) -> int | None:
+    """Length of the grid a model was distilled on; None where it does not say, as of a teacher."""
+    if isinstance(sampling, AnimateLCMSVDSampling):
+        return len(sampling.sigmas)
+    if isinstance(sampling, VideoLCMModelSampling):
+        return sampling.options.original_steps if sampling.options.distilled else None
+    return getattr(sampling, "original_timesteps", None)  # of core's "lcm"
 
 
 def lcm_sigmas(sampling: Any, steps: int, original_steps: int, strength: float) -> Tensor:
@@ -33,21 +42,44 @@ def lcm_sigmas(sampling: Any, steps: int, original_steps: int, strength: float) 
         strength: 1 starts from noise; less keeps some of the given video.
 
     Raises:
-        ValueError: If steps or strength are outside the grid.
+        ValueError: If steps or strength are outside the grid, or the model has no such grid.
     """
-    sigmas = _sigmas(sampling, lcm_timesteps(steps, original_steps, strength, NUM_TIMESTEPS))
+    if isinstance(sampling, AnimateLCMSVDSampling):
+        sigmas = _svd_sigmas(sampling, steps, original_steps, strength)
+    else:
+        sigmas = _sigmas(sampling, lcm_timesteps(steps, original_steps, strength, NUM_TIMESTEPS))
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
 def ddim_sigmas(sampling: Any, steps: int) -> Tensor:
-    """Noise levels of the authors' DDIM: timesteps 981, 961, ..., 1 for 50 steps, ending at timestep 0, not at 0."""
+    """Noise levels of the authors' DDIM: timesteps 981, 961, ..., 1 for 50 steps, ending at timestep 0, not at 0.
+
+    Raises:
+        ValueError: If there are not so many steps, or the model has no such timesteps.
+    """
     t = ddim_timesteps(steps, NUM_TIMESTEPS)
     return _sigmas(sampling, torch.cat([t, t.new_zeros(1)]))
+
+
+def _svd_sigmas(sampling: AnimateLCMSVDSampling, steps: int, original_steps: int, strength: float) -> Tensor:
+    levels = sampling.sigmas.flip(0).cpu()
+    if original_steps != len(levels):
+        raise ValueError(
+            f"original_steps is {original_steps}; allowed: {len(levels)}, AnimateLCM-SVD's noise levels, or 0 for the "
+            f"model's own. Set original_steps to 0."
+        )
+    return levels[inference_indices(steps, len(levels), strength)]
 
 
 def _sigmas(sampling: Any, t: Tensor) -> Tensor:
     if isinstance(sampling, VideoLCMModelSampling):
         return sampling.sigma_at(t).cpu()
+    if not isinstance(sampling, host.ModelSamplingDiscrete):
+        raise ValueError(
+            f"This MODEL samples as {type(sampling).__name__}, which does not have the timesteps 0 to 999; allowed: "
+            f"models with VideoLCM Model Sampling (for AnimateLCM-SVD its preset {SVD_PRESET}, with mode lcm), and "
+            f"Stable Diffusion's kin. Add that node, or use KSampler."
+        )
     return sampling.sigma(t).float().cpu()
 
 

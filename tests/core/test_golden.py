@@ -1,9 +1,11 @@
 """Reference values of the authors' code, on small copies in this repository; ``tests/parity.py`` runs any folder."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -13,21 +15,23 @@ sys.path[:0] = [str(GOLDEN.parent)]
 
 import parity  # noqa: E402
 
-FILES = parity.files_in(GOLDEN)
+FOLDERS = (GOLDEN, GOLDEN / "animatediff", GOLDEN / "animatelcm")
+FILES = [path for folder in FOLDERS for path in parity.files_in(folder)]
 # Inputs of cases that were left out to keep the repository small.
 SHORTENED = {"unet_videolcm_vcomposer.io.safetensors"}
 
 
 def test_every_kind_but_the_largest_is_here():
-    kinds = {prefix for prefix in parity.CHECKS if any(path.name.startswith(prefix) for path in FILES)}
-    assert set(parity.CHECKS) - kinds == {"recipe_", "fullsize_", "e2e_ddim"}
+    kinds = {parity.find_kind(path) for path in FILES}
+    assert {kind.prefix for kind in set(parity.KINDS) - kinds} == {"recipe_", "fullsize_", "e2e_ddim"}
+    assert None not in kinds
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removesuffix(".safetensors"))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_parity(path):
     results = list(parity.check_file(path))
     assert [(r.case, r.error) for r in results if not r.passed] == []
-    assert len(results) > 1
+    assert results
     left_out = [r.note for r in results if r.case == "not compared"]
     assert left_out == [] or path.name in SHORTENED, left_out
 
@@ -46,6 +50,31 @@ def test_command_passes_and_prints_errors(folder, capsys):
     assert parity.main([str(folder)]) == 0
     out = capsys.readouterr().out
     assert "y (frames)" in out and "1 files, all passed" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "marker"),
+    [
+        ("sampler_lcm_animate", "final_50_4"),
+        ("sampler_lcm", "v.n4.final"),
+        ("lcm_lora_more", "before.a.weight"),
+        ("lcm_lora_more", "y_1_0.8"),
+        ("i2v_a", "sd.conv_in.weight"),
+        ("unet_forward_x", "y_8_999"),
+        ("unet_x", "in.x"),
+    ],
+)
+def test_one_name_may_mean_two_kinds_and_what_is_inside_tells(tmp_path, name, marker):
+    path = tmp_path / f"{name}.safetensors"
+    save_file({marker: torch.ones(1)}, path)
+    kind = parity.find_kind(path)
+    assert kind is not None and re.fullmatch(kind.marker, marker) and name.startswith(kind.prefix)
+
+
+def test_a_known_name_with_other_tensors_is_refused(tmp_path, capsys):
+    save_file({"other": torch.ones(1)}, tmp_path / "unet_forward_x.safetensors")
+    assert parity.main([str(tmp_path)]) == 1
+    assert "a file of no known kind" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["surprise.safetensors", "unet_x.pt", "annotator.bin"])

@@ -13,9 +13,13 @@ TESTS = (
     "tests/nodes/loaders/test_lora_layouts.py",
     "tests/nodes/model/test_attention_patches.py",
     "tests/nodes/sampling/test_finite.py",
+    "tests/nodes/model/test_control_windows.py",
+    "tests/nodes/motion/test_native_parity.py",
+    "tests/nodes/motion/test_core_features.py",
 )
 CASES = (
-    "peft_folder or kohya or another_kind or a_block_does or core_nodes or told or step_is or weights_are or refused"
+    "peft_folder or kohya or another_kind or a_block_does or core_nodes or told or step_is or weights_are or refused "
+    "or 8-999 or hints_ or do_not_touch or as_before or lora_of_the_checkpoint or part_of_the_motion"
 )
 
 from_pyproject = re.search(r'requires-comfyui = ">=([\d.]+)"', (setup.ROOT / "pyproject.toml").read_text())

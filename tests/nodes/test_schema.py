@@ -26,6 +26,7 @@ IDS = (
     "VideoLCMMotionExtractor",
     "VideoLCMPromptWords",
     "VideoLCMCompare",
+    "VideoLCMMatchColours",
 )
 
 

@@ -30,6 +30,8 @@ ON_THE_CPU = {
     ("model_sampling.py", "__init__"),  # sigmas and times of the grid, kept in float32
     ("base_model.py", "__init__"),  # the host's own tables
     ("sd15.py", "_empty_model"),  # the same
+    ("edm_sampling.py", "__init__"),  # noise levels, kept in float32
+    *(("edm.py", name) for name in ("create", "timesteps", "c_skip", "c_out", "c_in", "weights")),  # tables of a grid
 }
 """File and function of what may make float64: each works on the CPU whatever the device."""
 

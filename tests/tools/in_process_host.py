@@ -15,6 +15,7 @@ import setup
 EXTRAS = (
     "custom_sampler",
     "video",
+    "video_model",
     "freelunch",
     "context_windows",
     "model_advanced",

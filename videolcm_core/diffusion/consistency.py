@@ -89,3 +89,27 @@ def pseudo_huber(prediction: Tensor, target: Tensor, c: float = 0.001) -> Tensor
     """
     error = prediction.float() - target.float()
     return ((error**2 + c**2).sqrt() - c).flatten(1).mean(dim=1)
+
+
+def loss_weights(n: Tensor, num: int, delta: float, gamma: float) -> Tensor:
+    """AnimateLCM's weights of the loss, ``(1 - delta n / num)^gamma``: more where there is less noise.
+
+    arXiv 2402.00769, eq. 10 (``lambda_n`` in section 4.2), which states no numbers for ``delta`` and ``gamma``.
+
+    Args:
+        n: Indices into the distillation grid, smallest noise first, 0 to ``num``; of any shape.
+        num: Number of intervals of the grid.
+        delta: 0 to 1; 0 weighs all alike, 1 gives the last index none.
+        gamma: At least 0; the larger, the less the high noise counts.
+
+    Returns:
+        float32, of the shape of ``n``.
+
+    Raises:
+        ValueError: If ``delta`` or ``gamma`` is outside its range.
+    """
+    if not 0.0 <= delta <= 1.0:
+        raise ValueError(f"delta is {delta}; allowed: 0 to 1. Use 0 to weigh every noise level alike.")
+    if not gamma >= 0.0:
+        raise ValueError(f"gamma is {gamma}; allowed: 0 and above. Use 0 to weigh every noise level alike.")
+    return (1.0 - delta * n.float() / num) ** gamma

@@ -71,3 +71,21 @@ def guided_teacher_step(
     pred_eps = to_eps(prediction, cond_output + w * (cond_output - uncond_output), x_t, alpha, sigma)
     x_prev = ddim_step(pred_x_0, pred_eps, schedule.alpha_t(t_prev), schedule.sigma_t(t_prev))
     return TeacherStep(x_prev, pred_x_0, pred_eps, cond, uncond)
+
+
+def teacher_free_step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, schedule: Schedule) -> Tensor:
+    """One DDIM step with the score that clean latents imply: no teacher is asked.
+
+    AnimateLCM's adaptation without a teacher (arXiv 2402.00769, eq. 11 and 12) puts ``-(x_t - alpha_t x_0) / sigma_t^2``
+    in the place of the teacher's score. The step then keeps the noise of ``x_t``: it arrives at ``x_0`` noised by the
+    same noise to ``t_prev``.
+
+    Args:
+        x_t: ``x_0`` noised to ``t``, ``[B, ...]``.
+        x_0: Clean latents, same shape.
+        t: Long ``[B]``; sigma is above 0 at every one.
+        t_prev: Long ``[B]``, where to arrive.
+        schedule: Its dtype is the precision of the step.
+    """
+    eps = to_eps("x_0", x_0, x_t, schedule.alpha_t(t), schedule.sigma_t(t))
+    return ddim_step(x_0, eps, schedule.alpha_t(t_prev), schedule.sigma_t(t_prev))

@@ -10,6 +10,7 @@ from limits import limited
 CANNY = {"low_threshold": 60, "high_threshold": 160, "blur": 1.0, "line_width": 0.02, "contrast": 1.6}
 PREPARE = {"frames": 8, "start": 0, "sample_fps": 8.0, "width": 64, "height": 64, "fit": "crop", "source_fps": 8.0}
 CONDITION = {"strength": 1.0, "invert": False, "fit": "crop", "depth_scale": 2.0}
+COLOURS = {"hue": 0.03, "saturation": 1.0, "value": 1.0}
 NODES = {
     "prepare": ("VideoLCMPrepareFrames", PREPARE, "source"),
     "prepare, every frame": ("VideoLCMPrepareFrames", {**PREPARE, "sample_fps": 0.0, "fit": "pad"}, "source"),
@@ -21,7 +22,10 @@ NODES = {
     "pencil": ("VideoLCMSketchExtractor", {"method": "pencil", **CANNY}, "source"),
     "optical flow": ("VideoLCMMotionExtractor", {"method": "optical flow", "fill": False}, "source"),
     "codec vectors": ("VideoLCMMotionExtractor", {"method": "codec vectors", "fill": True}, "source"),
+    "match colours": ("VideoLCMMatchColours", {"reference": torch.ones(1, 4, 4, 3), **COLOURS}, "images"),
+    "reference of colours": ("VideoLCMMatchColours", {"images": torch.ones(1, 4, 4, 3), **COLOURS}, "reference"),
 }
+OF_ONE_FRAME = ("first frame", "reference of colours")
 
 
 def noise(*shape):
@@ -104,8 +108,10 @@ def test_what_is_an_image_is_taken_or_refused_in_words(run, node, images):
     if error is not None:
         assert "allowed: " in str(error)
         return
-    assert made[0].isfinite().all() and made[0].ndim == 4 and made[0].shape[-1] == 3
-    assert len(made[0]) == (8 if "prepare" in node else len(source) if node != "first frame" else 1)
+    # Only what passes images through has their alpha in its result.
+    channels = 4 if (node, images) == ("match colours", "alpha") else 3
+    assert made[0].isfinite().all() and made[0].ndim == 4 and made[0].shape[-1] == channels
+    assert len(made[0]) == (8 if "prepare" in node else len(source) if node not in OF_ONE_FRAME else 1)
 
 
 MASKS = {

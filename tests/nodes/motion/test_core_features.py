@@ -78,7 +78,7 @@ def controlnet(host, request):
 
     if request.param == "T2I adapter":
         network = comfy.t2i_adapter.adapter.Adapter(
-            cin=3 * 64, channels=[32, 64, 128, 128], nums_rb=2, ksize=1, sk=True, use_conv=False
+            cin=3 * 64, channels=[32, 64, 128, 128], nums_rb=2, ksize=1, sk=True, use_conv=False, xl=False
         )
         fill(network)
         return comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=torch.device("cpu"))
