@@ -277,9 +277,17 @@ def attention_of(text, blocks, base="lora_unet_{}"):
     return tensors
 
 
+def loha_of(tensors):
+    """The same layers as LoHa."""
+    parts = {"lora_up.weight": "hada_w{}_a", "lora_down.weight": "hada_w{}_b"}
+    names = {key: key.split(".", 1) for key in tensors}
+    return {f"{m}.{parts[p].format(w)}": tensors[k].clone() for k, (m, p) in names.items() for w in (1, 2)}
+
+
 OTHER_BASES = {
-    "SDXL": (attention_of(2048, [("input_blocks_4_1", 64)]), "text 2048 wide.*Stable Diffusion XL"),
-    "SD2": (attention_of(1024, [("down_blocks_0_attentions_0", 32)]), "text 1024 wide.*Stable Diffusion 2.x"),
+    "SDXL": (attention_of(2048, [("input_blocks_4_1", 64)]), "2, 2048.*another base model, though 1 .*XL"),
+    "SDXL's LoHa": (loha_of(attention_of(2048, [("input_blocks_4_1", 64)])), "another base model, though 1 "),
+    "SD2": (attention_of(1024, [("down_blocks_0_attentions_0", 32)]), "2, 1024.*another base model.*2.x"),
     "SD1.5 of full width": (attention_of(768, [("mid_block_attentions_0", 1280)]), "none fits this model.*1.x"),
     "Flux": (
         {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{p}.weight": torch.ones(8, 8) for p in ("up", "down")},
