@@ -13,7 +13,7 @@ from ...videolcm_core.files.lora import read_lora
 from ...videolcm_core.files.lora_config import CONFIG_NAME
 from .. import host
 from ..schema import combo, make, schema
-from .lora_report import check_fit, convention, report
+from .lora_report import convention, report
 from .lora_target import target_of
 
 FOLDERS: Final = ("loras", host.MOTION_LORA_FOLDER)
@@ -86,7 +86,6 @@ class VideoLCMLoraLoader(io.ComfyNode):
             lora = read_lora(path)
             target = target_of(model, lora.file)
             fit = target.fit(lora)
-            check_fit(lora, fit, target)
             group_norm, note = convention(lora.file, trained_group_norm(lora), target.motion)
             patched, of_unet, of_motion = target.patched(lora, fit, strength_model, group_norm)
             report(lora, fit, target, of_unet, of_motion)

@@ -89,7 +89,7 @@ def _other_kinds(lora: LoraFile, fit: LoraFit, shapes: Mapping[str, torch.Size])
         ):
             patches[key] = patch
         else:
-            fit.misshapen.append(f"{key} {list(shapes[key])}" if key in shapes else key)
+            fit.add_misshapen(key, f"{key} {list(shapes[key])}" if key in shapes else key)
     for own, name in fit.names.items():
         if not {f"{own}.weight", f"{own}.bias"} & set(found):
             fit.unknown.append(f"{name} in a layout that is not known")

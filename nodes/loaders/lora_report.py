@@ -21,23 +21,6 @@ _LONGEST = 160  # characters of a name in a message
 _AFTER = "put Load VideoLCM LoRA after Apply Motion Module"
 
 
-def check_fit(lora: LoraFile, fit: LoraFit, target: LoraTarget) -> None:
-    """Refuse a file of another base of which a part fits by chance.
-
-    Raises:
-        CheckpointError: If all layers that read the text read another one than the network's.
-    """
-    if fit.text_widths is None or not fit.changes:
-        return
-    theirs, own = fit.text_widths
-    raise CheckpointError(
-        lora.file,
-        f"layers that read text {theirs} wide, where this MODEL's is {own} wide. {lora_base(lora)}",
-        _allowed(target),
-        _check(target),
-    )
-
-
 def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[str], of_motion: Sequence[str]) -> None:
     """Say what was changed.
 
@@ -49,7 +32,7 @@ def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[s
         of_motion: Of the motion modules.
 
     Raises:
-        CheckpointError: If there are none.
+        CheckpointError: If there are none, or those that there are fit by chance.
     """
     left_out = " and ".join(named := _left_out(fit, target))
     if not of_unet and not of_motion:
@@ -58,6 +41,14 @@ def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[s
             f"{left_out or 'no LoRA tensors'}; none fits this model. {lora_base(lora)}",
             _allowed(target),
             _check(target) if not _for_motion(fit, target) else f"For a LoRA of motion modules {_AFTER}.",
+        )
+    if (reader := fit.reads_other_text(of_unet)) is not None:
+        raise CheckpointError(
+            lora.file,
+            f"{_cut(reader)}: none of its layers that read the text fits, so it is of another base model, though "
+            f"{len(of_unet)} of its layers have the right shape. {lora_base(lora)}",
+            _allowed(target),
+            _check(target),
         )
     count = _count(target, of_unet, of_motion)
     log.info("VideoLCM: %s changes %s, scale from %s.", lora.file, count, _scale_of(lora, fit))

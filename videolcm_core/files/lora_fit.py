@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -49,8 +49,7 @@ class LoraFit:
         misshapen: Layers whose name is known and whose shape is another, in words.
         unknown: Names of layers and tensors that this network does not have.
         text: Names of those of a text encoder.
-        text_widths: Width of the text that the file's layers read and of the network's, where not one of them fits:
-            the file is of another base, and what fits of it does so by chance.
+        unfit: The network's key -> what the file has for it, in words, where that is of another shape.
         assumed: Factor on every layer that was taken because of the file's layout, as the file says none.
     """
 
@@ -61,8 +60,26 @@ class LoraFit:
     misshapen: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
-    text_widths: tuple[int, int] | None = None
+    unfit: dict[str, str] = field(default_factory=dict)
     assumed: float | None = None
+
+    def add_misshapen(self, key: str, words: str) -> None:
+        """Note a layer of another shape than the network's weight."""
+        self.misshapen.append(words)
+        self.unfit[key] = words
+
+    def reads_other_text(self, changed: Iterable[str]) -> str | None:
+        """A layer that reads the text, in words, where not one of those in the file fits.
+
+        The file is of another base then, and what fits of it does so by chance: half of a LoRA for SDXL has the shapes
+        of Stable Diffusion 1.5.
+
+        Args:
+            changed: The network's keys that the file changes.
+        """
+        if any(_READS_TEXT.fullmatch(key) for key in changed):
+            return None
+        return next((words for key, words in self.unfit.items() if _READS_TEXT.fullmatch(key)), None)
 
 
 def lora_names(modules: Mapping[str, str]) -> dict[str, str]:
@@ -79,9 +96,14 @@ def lora_names(modules: Mapping[str, str]) -> dict[str, str]:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Older trainers name attention by its processor, without the index of to_out.0."""
+    """A module's name, and what trainers that put layers into attention processors make of it.
+
+    ``attn1.to_out.0`` is ``attn1.to_out``, ``attn1.processor.to_out`` or, of trainers that treat every layer so,
+    ``attn1.to_out.processor.0``.
+    """
     short = name.removesuffix(".0") if name.endswith(".to_out.0") else name
-    yield from (name, short, short.replace(".to_", ".processor.to_"))
+    parent, dot, leaf = name.rpartition(".")
+    yield from (name, short, short.replace(".to_", ".processor.to_"), f"{parent}{dot}processor.{leaf}")
 
 
 def fit_layers(
@@ -101,7 +123,6 @@ def fit_layers(
         _place(layer, names, shapes, fit)
     for key, value in lora.rest.items():
         _place_rest(key, value, names, shapes, fit)
-    fit.text_widths = _other_text(layers, names, shapes, fit)
     return fit
 
 
@@ -114,7 +135,7 @@ def _place(layer: LoraLayer, names: Mapping[str, str], shapes: Shapes, fit: Lora
     found = factors(layer, shapes[key])
     magnitude = magnitude_for(layer, shapes[key])
     if found is None or (layer.magnitude is not None and magnitude is None):
-        fit.misshapen.append(f"{layer.name} ({layer.shape}) for {list(shapes[key])}")
+        fit.add_misshapen(key, f"{layer.name} ({layer.shape}) for {list(shapes[key])}")
         return
     fit.changes[key] = Change(*found, layer.scale, magnitude)
     if layer.bias is not None:
@@ -140,19 +161,6 @@ def _place_rest(key: str, value: Tensor, names: Mapping[str, str], shapes: Shape
         fit.names[own] = module
     else:
         (fit.text if _TEXT.fullmatch(key) else fit.unknown).append(key)
-
-
-def _other_text(
-    layers: Mapping[str, LoraLayer], names: Mapping[str, str], shapes: Shapes, fit: LoraFit
-) -> tuple[int, int] | None:
-    """See `LoraFit.text_widths`."""
-    readers = {f"{names.get(without_prefixes(layer.name))}.weight": layer for layer in layers.values()}
-    readers = {key: layer for key, layer in readers.items() if _READS_TEXT.fullmatch(key)}
-    if not readers or any(key in fit.changes for key in readers):
-        return None
-    key, layer = next(iter(readers.items()))
-    widths = layer.down.flatten(1).shape[1], shapes[key][1]
-    return widths if widths[0] != widths[1] else None
 
 
 def merged_state(state: Mapping[str, Tensor], fit: LoraFit, strength: float = 1.0) -> dict[str, Tensor]:

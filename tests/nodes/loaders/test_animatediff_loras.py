@@ -174,10 +174,14 @@ def test_animatediffs_motion_lora(animate, apply, lora, weights_of, motion_of, b
         torch.testing.assert_close(weights[key], base[key] + 0.5 * delta, msg=key)
 
 
-def test_animatediffs_pickle(host, animate, apply, request, weights_of, base):
-    """As published: a state dict under that name, with the prefix of data-parallel training, beside settings."""
-    path = host.base / "models" / "loras" / "v2_lora_ZoomIn.ckpt"
-    torch.save({"state_dict": {f"module.{k}": v for k, v in animatediff_tensors().items()}}, path)
+def test_animatediffs_pickle(host, animate, apply, weights_of, base):
+    """In AnimateDiff-Evolved's folder: a state dict, with the prefix of data-parallel training, beside settings."""
+    folder = host.base / "models" / "animatediff_motion_lora"
+    folder.mkdir(exist_ok=True)
+    path = folder / "v2_lora_ZoomIn.ckpt"
+    weights = {f"module.{key}": value for key, value in animatediff_tensors().items()}
+    torch.save({"state_dict": weights, "animatediff_config": {"steps": 3}}, path)
+    assert path.name in host.pack("nodes.host").model_files(*host.pack("nodes.loaders.lora").FOLDERS)
     assert len(changed(weights_of(apply(animate(), path.name)), base)) == 168
 
 
@@ -273,9 +277,17 @@ def attention_of(text, blocks, base="lora_unet_{}"):
     return tensors
 
 
+def loha_of(tensors):
+    """The same layers as LoHa."""
+    parts = {"lora_up.weight": "hada_w{}_a", "lora_down.weight": "hada_w{}_b"}
+    names = {key: key.split(".", 1) for key in tensors}
+    return {f"{m}.{parts[p].format(w)}": tensors[k].clone() for k, (m, p) in names.items() for w in (1, 2)}
+
+
 OTHER_BASES = {
-    "SDXL": (attention_of(2048, [("input_blocks_4_1", 64)]), "text 2048 wide.*Stable Diffusion XL"),
-    "SD2": (attention_of(1024, [("down_blocks_0_attentions_0", 32)]), "text 1024 wide.*Stable Diffusion 2.x"),
+    "SDXL": (attention_of(2048, [("input_blocks_4_1", 64)]), "2, 2048.*another base model, though 1 .*XL"),
+    "SDXL's LoHa": (loha_of(attention_of(2048, [("input_blocks_4_1", 64)])), "another base model, though 1 "),
+    "SD2": (attention_of(1024, [("down_blocks_0_attentions_0", 32)]), "2, 1024.*another base model.*2.x"),
     "SD1.5 of full width": (attention_of(768, [("mid_block_attentions_0", 1280)]), "none fits this model.*1.x"),
     "Flux": (
         {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{p}.weight": torch.ones(8, 8) for p in ("up", "down")},
@@ -321,34 +333,38 @@ def test_files_that_are_none(host, sd15, apply, content):
     assert limited(lambda: apply(sd15, "none.safetensors"), error, "none.safetensors") is not None
 
 
-def other_model(family):
-    """A small MODEL of another family, of core's own classes."""
+UNET_CONFIG = {
+    **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2, 2]},
+    **{"channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1},
+    **{"transformer_depth_output": [1] * 9 + [0] * 3, "use_spatial_transformer": True, "legacy": False},
+    **{"context_dim": 48, "use_linear_in_transformer": True, "use_temporal_attention": False, "adm_in_channels": None},
+    **{"num_heads": 8, "num_head_channels": -1},
+}
+FLUX_CONFIG = {
+    **{"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 16, "theta": 10000},
+    **{"context_in_dim": 16, "hidden_size": 48, "mlp_ratio": 4.0, "num_heads": 3, "depth": 1, "depth_single_blocks": 1},
+    **{"axes_dim": [4, 6, 6], "qkv_bias": True, "guidance_embed": False},
+}
+OTHER_MODELS = {
+    "SD20": (UNET_CONFIG, "SD|BaseModel"),
+    "SDXL": ({**UNET_CONFIG, "adm_in_channels": 2816, "num_classes": "sequential"}, "Stable Diffusion XL"),
+    "Flux": (FLUX_CONFIG, "Flux"),
+}
+
+
+@pytest.mark.parametrize("family", OTHER_MODELS)
+def test_models_of_another_family(host, apply, lora, family):
     import comfy.model_patcher
     from comfy import supported_models
+    from comfy.ldm.flux.model import FluxParams
 
-    classes = {"SD2": supported_models.SD20, "SDXL": supported_models.SDXL}
-    config = {
-        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2, 2]},
-        **{"channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1},
-        **{"transformer_depth_output": [1] * 9 + [0] * 3, "use_spatial_transformer": True, "legacy": False},
-        **{
-            "context_dim": 48,
-            "use_linear_in_transformer": True,
-            "use_temporal_attention": False,
-            "adm_in_channels": None,
-        },
-    }
-    if family == "SDXL":
-        config |= {"adm_in_channels": 2816, "num_classes": "sequential"}
-    settings = classes[family](config)
-    settings.unet_config.update({"num_heads": 8, "num_head_channels": -1, "dtype": torch.float32})
-    model = settings.get_model({}, device=torch.device("cpu"))
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-@pytest.mark.parametrize("family", ["SD2", "SDXL"])
-def test_models_of_another_family(host, apply, lora, family):
-    with pytest.raises(ValueError, match="got a MODEL of .*allowed: a MODEL of VideoLCM's loaders") as error:
-        apply(other_model(family), lora(kohya_tensors(SPATIAL[:2])))
+    config, name = OTHER_MODELS[family]
+    if family == "Flux" and "txt_ids_dims" in FluxParams.__dataclass_fields__:  # of newer hosts
+        config = {**config, "txt_ids_dims": []}
+    settings = getattr(supported_models, family)(dict(config))
+    settings.unet_config["dtype"] = torch.float32
+    cpu = torch.device("cpu")
+    model = comfy.model_patcher.ModelPatcher(settings.get_model({}, device=cpu), cpu, cpu)
+    with pytest.raises(ValueError, match=f"got a MODEL of .*{name}.*allowed: a MODEL of VideoLCM's loaders") as error:
+        apply(model, lora(kohya_tensors(SPATIAL[:2])))
     assert "Use Load LoRA (Model)" in str(error.value)
-    assert family != "SDXL" or "Stable Diffusion XL" in str(error.value)
