@@ -40,7 +40,7 @@ def load_motion(path: str, weight_dtype: str = "default") -> Motion:
         found = _read(path)
         patcher = _patcher(found, path, weight_dtype)
     config = found.config
-    summary = {"release": found.release, "layout": found.layout, "channels": config.channels}
+    summary: dict[str, Any] = {"release": found.release, "layout": found.layout, "channels": config.channels}
     summary |= {"mid_block": config.mid_block, "positions": config.positions, "image_encoder": config.image_encoder}
     log.info("VideoLCM motion modules: %s", json.dumps({"file": name, **summary}))
     if found.ignored:

@@ -37,7 +37,7 @@ class Slot(nn.Module):
         return x
 
 
-def blocks_of(unet: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+def blocks_of(unet: Any) -> Iterator[tuple[str, int, nn.Module]]:
     """Part, index and block for every block of the UNet."""
     yield from (("input", index, block) for index, block in enumerate(unet.input_blocks))
     yield "middle", 0, unet.middle_block
@@ -49,7 +49,7 @@ def inject(patcher: Any) -> None:
     eject(patcher)
     for part, index, block in blocks_of(patcher.model.diffusion_model):
         if place(part, index) is not None:
-            layers = list(block._modules.items())
+            layers = list(block.named_children())
             after = 1 + _last_before(layers)
             block._modules.clear()
             block._modules.update([*layers[:after], (SLOT, Slot(part, index)), *layers[after:]])
@@ -109,7 +109,7 @@ def _refusal(file: str, got: str) -> str:
     )
 
 
-def _widths(unet: nn.Module) -> list[int]:
+def _widths(unet: Any) -> list[int]:
     """Channels of the four levels, from the first residual block of each."""
     blocks = [unet.input_blocks[3 * level + 1][0] for level in range(4)]
     return [block.out_channels for block in blocks if hasattr(block, "out_channels")]

@@ -96,7 +96,7 @@ def trained_size(model: Any) -> tuple[int, int, int]:
     """
     settings = getattr(getattr(model.model, "model_config", None), "settings", None)
     motion = motion_of(model)
-    file = getattr(settings, "file", None) or (motion and motion.settings)
+    file = getattr(settings, "file", None) or getattr(motion, "settings", None)
     if file is None:
         raise ValueError(
             f"model is a {type(model.model).__name__}, which does not say what videos it was trained on; allowed: a "

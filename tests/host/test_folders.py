@@ -13,8 +13,8 @@ ROOT = setup.ROOT
 MODEL = "videolcm-mini.safetensors"
 
 
-def choices(server):
-    (field,) = server.object_info("VideoLCMCheckpointLoader")["input"]["required"].values()
+def choices(server, node="VideoLCMCheckpointLoader"):
+    field = next(iter(server.object_info(node)["input"]["required"].values()))
     return field[1]["options"]
 
 
@@ -33,9 +33,13 @@ def test_extra_model_paths_are_honoured(tmp_comfy, tmp_path, text_to_video):
     library.mkdir(parents=True)
     shutil.copy(ROOT / "models" / MODEL, library / "elsewhere.safetensors")
     config = tmp_path / "extra_model_paths.yaml"
-    config.write_text(json.dumps({"mine": {"base_path": str(tmp_path / "library"), "videolcm": "my_video_models"}}))
+    (tmp_path / "library" / "motion").mkdir()
+    (tmp_path / "library" / "motion" / "AnimateLCM_sd15_t2v.ckpt").write_bytes(b"listed by its name alone")
+    folders = {"videolcm": "my_video_models", "animatediff_models": "motion"}
+    config.write_text(json.dumps({"mine": {"base_path": str(tmp_path / "library"), **folders}}))
     server = tmp_comfy(arguments=("--extra-model-paths-config", str(config)))
     assert "elsewhere.safetensors" in choices(server)
+    assert "AnimateLCM_sd15_t2v.ckpt" in choices(server, "VideoLCMMotionLoader")
     set_checkpoint(text_to_video, "elsewhere.safetensors")
     result = server.queue(quick(text_to_video))
     assert result.ok, result.errors
