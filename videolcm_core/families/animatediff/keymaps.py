@@ -113,10 +113,10 @@ def sd15_to_diffusers(keys: Iterable[str]) -> dict[str, str]:
     Args:
         keys: Without ``model.diffusion_model.``; those of other networks are left out.
     """
-    return rename(keys, _sd15_modules())
+    return rename(keys, sd15_modules())
 
 
-def _sd15_modules() -> dict[str, str]:
+def sd15_modules() -> dict[str, str]:
     """Modules of LDM -> of diffusers."""
     modules = dict(_TOP)
     modules.update(_residual("middle_block.0", "mid_block", 0))

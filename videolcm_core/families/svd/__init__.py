@@ -1,0 +1,1 @@
+"""Stable Video Diffusion: names of its weights, and AnimateLCM-SVD as a checkpoint."""
