@@ -76,9 +76,9 @@ def guided_teacher_step(
 def teacher_free_step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, schedule: Schedule) -> Tensor:
     """One DDIM step with the score that clean latents imply: no teacher is asked.
 
-    AnimateLCM's adaptation without a teacher (arXiv 2402.00769, eq. 11 and 12) puts ``-(x_t - alpha_t x_0) / sigma_t^2``
-    in the place of the teacher's score. The step then keeps the noise of ``x_t``: it arrives at ``x_0`` noised by the
-    same noise to ``t_prev``.
+    AnimateLCM's adaptation without a teacher (arXiv 2402.00769, eq. 11 and 12) puts
+    ``-(x_t - alpha_t x_0) / sigma_t^2`` in the place of the teacher's score. The step then keeps the noise of ``x_t``:
+    it arrives at ``x_0`` noised by the same noise to ``t_prev``.
 
     Args:
         x_t: ``x_0`` noised to ``t``, ``[B, ...]``.

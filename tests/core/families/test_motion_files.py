@@ -183,7 +183,7 @@ def test_two_tables_in_a_block_cannot_go_to_diffusers(weights):
 
 
 @pytest.mark.parametrize("mid_block", [True, False])
-def test_diffusers_own_adapter(mid_block):
+def test_diffusers_own_adapter(tmp_path, mid_block):
     diffusers = pytest.importorskip("diffusers")
     adapter = diffusers.MotionAdapter(
         block_out_channels=NARROW,
@@ -197,6 +197,8 @@ def test_diffusers_own_adapter(mid_block):
     assert found.ignored == () and found.settings.group_norm == "video"
     network = MotionNetwork(found.config)
     network.load_state_dict(found.weights)
+    adapter.save_pretrained(tmp_path)
+    assert_weights(read_motion(*load_state_dict(tmp_path)[:2], "folder"), found.weights)
     back = motion_to_diffusers(network.state_dict())
     assert set(back) == set(theirs) and all(back[key].equal(value) for key, value in theirs.items())
 
@@ -271,6 +273,9 @@ FOREIGN = {
     "nothing": ({}, "no motion modules among 0 keys", CHOOSE),
     "unknown": (small("layer.weight"), "no motion modules among layer.weight", CHOOSE),
     "hotshot": (small("down_blocks.0.temporal_attentions.0.norm.weight"), "HotshotXL", CHOOSE),
+    "hotshot renamed": (small(f"{BLOCK}.pos_encoder.positional_encoding"), "HotshotXL", CHOOSE),
+    "controlnet": (small("control_model.input_hint_block.0.weight"), "a ControlNet", "Load ControlNet Model"),
+    "diffusers controlnet": (small("controlnet_down_blocks.0.weight"), "a ControlNet", "Load ControlNet Model"),
     "text": (small("text_model.encoder.layers.0.self_attn.q_proj.weight"), "a text encoder", "Load CLIP"),
     "vae": (small("encoder.conv_in.weight", "decoder.conv_in.weight"), "an autoencoder", "Load VAE"),
     "motion lora": (

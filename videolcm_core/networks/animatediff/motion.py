@@ -62,6 +62,8 @@ def place(part: str, index: int) -> str | None:
 class PositionTable(nn.Module):
     """The positional encoding that a file brings along."""
 
+    pe: Tensor
+
     def __init__(self, positions: int, dim: int, **kw) -> None:
         """Build for ``positions`` frames of width ``dim``."""
         super().__init__()
