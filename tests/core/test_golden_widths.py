@@ -174,7 +174,6 @@ OUTPUTS = {
 }
 INPUTS = {
     "motion_module": "weights.temporal_transformer.proj_out.bias",
-    "unet_forward_diffusers": "context",
     "lcm_2step_orig40_cfg": "noise_0",
 }
 

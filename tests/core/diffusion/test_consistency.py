@@ -1,10 +1,10 @@
 import pytest
 import torch
-from precision import UNIT, UNIT_64, assert_same, distance
+from precision import UNIT, UNIT_64, assert_rounded, assert_same, distance
 
-from videolcm_core.diffusion.consistency import boundary_scalings, consistency_function, pseudo_huber
+from videolcm_core.diffusion.consistency import boundary_scalings, consistency_function, loss_weights, pseudo_huber
 from videolcm_core.diffusion.schedule import Schedule
-from videolcm_core.diffusion.solvers import ddim_step, guided_teacher_step
+from videolcm_core.diffusion.solvers import ddim_step, guided_teacher_step, teacher_free_step
 
 
 def test_boundary():
@@ -77,3 +77,47 @@ def test_ddim_step_takes_scalars_and_vectors():
     x, e = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
     sixth, eighth = torch.full((2,), 0.6, dtype=torch.float64), torch.full((2,), 0.8, dtype=torch.float64)
     assert_same(lambda: ddim_step(x, e, 0.6, 0.8), lambda: ddim_step(x, e, sixth, eighth))
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
+def test_without_a_teacher_the_noise_stays(beta_schedule):
+    """AnimateLCM, equation 12: the pair is the same clean latents with the same noise."""
+    schedule = Schedule.create(beta_schedule, zero_terminal_snr=False)
+    x_0, eps = torch.randn(3, 4, 2, 3, 3), torch.randn(3, 4, 2, 3, 3)
+    t, t_prev = torch.tensor([19, 499, 999]), torch.tensor([0, 479, 979])
+    x_t = schedule.add_noise(x_0, eps, t)
+
+    def true_score():
+        """A teacher that predicts noise, and predicts this one, guided towards nothing."""
+        found = (x_t - schedule.alpha_t(t).view(-1, 1, 1, 1, 1) * x_0) / schedule.sigma_t(t).view(-1, 1, 1, 1, 1)
+        return guided_teacher_step(found, found, x_t, t, t_prev, schedule, 0.0, "eps").x_prev
+
+    exact = assert_rounded(lambda: teacher_free_step(x_t, x_0, t, t_prev, schedule))
+    assert distance(schedule.add_noise(x_0, eps, t_prev), exact.values[""]) <= exact.bound()
+    assert_same(true_score, lambda: teacher_free_step(x_t, x_0, t, t_prev, schedule))
+
+
+def test_weights_of_the_loss():
+    """AnimateLCM, equation 10: all of it without noise, (1 - delta)^gamma at the most."""
+    n = torch.arange(51)
+    weights = loss_weights(n, 50, 0.5, 2.0)
+    assert weights.dtype == torch.float32 and weights[0] == 1 and weights[50] == 0.25
+    assert (weights.diff() < 0).all()
+    assert loss_weights(n, 50, 0.0, 3.0).eq(1).all() and loss_weights(n, 50, 0.9, 0.0).eq(1).all()
+    assert loss_weights(n, 50, 1.0, 1.0)[-1] == 0
+    assert loss_weights(n.view(3, 17), 50, 0.5, 2.0).equal(weights.view(3, 17))
+
+
+@pytest.mark.parametrize(
+    ("delta", "gamma", "message"),
+    [
+        (-0.1, 1.0, "delta is -0.1; allowed: 0 to 1"),
+        (1.1, 1.0, "delta is 1.1"),
+        (float("nan"), 1.0, "delta is nan"),
+        (0.5, -1.0, "gamma is -1.0; allowed: 0 and above"),
+        (0.5, float("nan"), "gamma is nan"),
+    ],
+)
+def test_weights_outside_their_range_are_refused(delta, gamma, message):
+    with pytest.raises(ValueError, match=message):
+        loss_weights(torch.arange(3), 2, delta, gamma)

@@ -193,5 +193,6 @@ def _schedule(beta: list[Any]) -> Schedule:
 
 
 def _is_across_frames(reference: Reference) -> bool:
-    """Which group norm the motion modules had."""
-    return "across" in str(reference.metadata.get("groupnorm", ""))
+    """Which group norm the motion modules had: as the file says, else diffusers' for what diffusers computed."""
+    said = str(reference.metadata.get("groupnorm", ""))
+    return "across" in said if said else "UNetMotionModel" in str(reference.metadata.get("ref", ""))

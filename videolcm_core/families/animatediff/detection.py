@@ -28,6 +28,7 @@ _V1_POSITIONS: Final = 24
 _PREFIXES: Final = re.compile(r"(?:module\.|unet\.)+")
 _ENCODER: Final = "img_encoder."
 _LEVEL: Final = re.compile(r"down_blocks\.(\d{1,4})\.motion_modules\.")
+_HOTSHOT: Final = (".temporal_attentions.", "pos_encoder.positional_encoding")
 # Which loader takes what the other families' files hold.
 _LOADERS: Final = {
     "a LoRA, not a whole model": "Load it with Load VideoLCM LoRA or a LoRA loader, after the motion module.",
@@ -90,7 +91,7 @@ def read_motion(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file
 def _check_family(tensors: Mapping[str, Tensor], found: Mapping[str, Tensor], file: str) -> None:
     """Refuse, by name, what is no motion module."""
     family = foreign_family(tensors)
-    if any(".temporal_attentions." in key for key in tensors):
+    if any(mark in key for key in tensors for mark in _HOTSHOT):
         raise CheckpointError(file, "HotshotXL, motion modules for Stable Diffusion XL", _ALLOWED, _CHOOSE)
     if any(MODULE.fullmatch(name) for name in found):
         if family in _LOADERS:  # motion LoRAs and SparseCtrl, whose layers have these names too
