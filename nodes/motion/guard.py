@@ -14,22 +14,29 @@ from ..model.finite import attach_finite_check
 from ..model.guard import cached_steps, check_shape, check_windows, hazards
 from ..model.model_sampling import VideoLCMModelSampling
 from .first_frame import SIGMAS, FirstFrame
-from .patch import Motion, motion_of
-from .slots import text_width
+from .patch import RAN, Motion, motion_of, motion_of_options
+from .slots import ensure_slots, text_width
 
 KEY: Final = "videolcm_motion"
 FEWEST_FRAMES: Final = 8
 """Of a video; motion modules were trained on 16 and give noise on a few."""
 FEW_STEPS: Final = 8
 LATENT_CHANNELS: Final = 4
+_WRAPPED: Final = (
+    host.WrappersMP.OUTER_SAMPLE,
+    host.WrappersMP.SAMPLER_SAMPLE,
+    host.WrappersMP.PREDICT_NOISE,
+    host.WrappersMP.CALC_COND_BATCH,
+)
 
 
 def attach_motion_guard(patcher: Any) -> None:
     """Have every sampling run with this MODEL looked at; what an earlier node attached stays once."""
     for key in (KEY, FINITE_KEY, CONTROL_KEY):
-        for kind in (host.WrappersMP.OUTER_SAMPLE, host.WrappersMP.PREDICT_NOISE, host.WrappersMP.CALC_COND_BATCH):
+        for kind in _WRAPPED:
             patcher.remove_wrappers_with_key(kind, key)
     patcher.add_wrapper_with_key(host.WrappersMP.OUTER_SAMPLE, KEY, _guard)
+    patcher.add_wrapper_with_key(host.WrappersMP.SAMPLER_SAMPLE, KEY, _check_modules_run)
     attach_finite_check(patcher)
     attach_control_windows(patcher)
 
@@ -61,6 +68,31 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         image.computed.clear()
+
+
+def _check_modules_run(executor: Any, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any) -> Any:
+    """The MODEL is loaded now: see that the slots are there, and afterwards that the modules ran.
+
+    Raises:
+        RuntimeError: If no motion module ran, rather than giving frames that know nothing of one another.
+    """
+    options = extra_args.get("model_options", {})
+    motion = motion_of_options(options)
+    patcher = model_wrap.model_patcher
+    if motion is None or motion_of(patcher) is None:
+        return executor(model_wrap, sigmas, extra_args, *args)
+    ensure_slots(patcher)
+    ran: set[str] = set()
+    options.setdefault("transformer_options", {})[RAN] = ran
+    result = executor(model_wrap, sigmas, extra_args, *args)
+    missing = [name for name in motion.network.names() if name not in ran]
+    if missing and motion.scale > 0 and len(sigmas) > 1:
+        raise RuntimeError(
+            f"{len(missing)} of {len(motion.network.names())} motion modules of {motion.file} did not run, the first "
+            f"{missing[0]}; allowed: all. Another node or pack changed the UNet of this MODEL: take it off, or tell us "
+            f"which one it is."
+        )
+    return result
 
 
 def check_latent(noise: Tensor) -> None:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ...videolcm_core.files.settings import FileSettings
 from ...videolcm_core.networks.animatediff.image_encoder import FEATURE_BLOCKS
-from ...videolcm_core.networks.animatediff.motion import MotionNetwork
+from ...videolcm_core.networks.animatediff.motion import MotionNetwork, place
 from .first_frame import FirstFrame, features_of
 from .slots import Slot, add_slots
 
 PATCHES: Final = "forward_timestep_embed_patch"
 """The host's list of handlers by class of layer."""
+RAN: Final = "videolcm_motion_ran"
+"""Of ``transformer_options`` in a run: names of the modules that ran."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +89,7 @@ def run_motion(motion: Motion, slot: Slot, x: Tensor, options: dict[str, Any]) -
     module = motion.network.at(slot.part, slot.index)
     if module is None or motion.scale == 0:
         return x
+    options.get(RAN, set()).add(place(slot.part, slot.index))
     return module(x, frames, motion.group_norm == "video", motion.scale)
 
 
@@ -97,7 +100,12 @@ def frames_in(x: Tensor, options: dict[str, Any]) -> int:
 
 def motion_of(model: Any) -> Motion | None:
     """The motion modules on a MODEL, None where there are none."""
-    options = model.model_options.get("transformer_options", {})
+    return motion_of_options(model.model_options)
+
+
+def motion_of_options(model_options: dict[str, Any]) -> Motion | None:
+    """The same of the host's ``model_options``, such as those of a run."""
+    options = model_options.get("transformer_options", {})
     found = [patch for patch in options.get("patches", {}).get(PATCHES, ()) if isinstance(patch, MotionHandler)]
     return found[-1].motion if found else None
 

@@ -7,6 +7,7 @@ this pack supports; without a handler a slot returns what it was given.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,10 +28,10 @@ PARTS: Final = {"input": 12, "middle": 1, "output": 12}
 class Slot(nn.Module):
     """A place in a block that a handler may act on."""
 
-    def __init__(self, part: str, index: int) -> None:
-        """Remember the place; arguments as in `motion.place`."""
+    def __init__(self, part: str, index: int, owner: Any) -> None:
+        """Remember the place, as in `motion.place`, and the patcher that put the slot there."""
         super().__init__()
-        self.part, self.index = part, index
+        self.part, self.index, self.owner = part, index, weakref.ref(owner)
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return what was given."""
@@ -45,20 +46,33 @@ def blocks_of(unet: Any) -> Iterator[tuple[str, int, nn.Module]]:
 
 
 def inject(patcher: Any) -> None:
-    """Put the slots into the blocks; those of an earlier time are taken out first."""
-    eject(patcher)
+    """Put slots into the blocks, in place of any that are there."""
     for part, index, block in blocks_of(patcher.model.diffusion_model):
         if place(part, index) is not None:
-            layers = list(block.named_children())
+            layers = [(name, layer) for name, layer in block.named_children() if name != SLOT]
             after = 1 + _last_before(layers)
             block._modules.clear()
-            block._modules.update([*layers[:after], (SLOT, Slot(part, index)), *layers[after:]])
+            block._modules.update([*layers[:after], (SLOT, Slot(part, index, patcher)), *layers[after:]])
 
 
 def eject(patcher: Any) -> None:
-    """Take them out."""
+    """Take out the slots that this patcher put in.
+
+    The host calls this for every patcher that goes away, also for clones that say that they are injected because the
+    MODEL that they were made of is; the slots of that one stay. A patcher that the garbage collector finds has lost its
+    slots, which do nothing by themselves: it may come at any time, also while somebody goes through the layers.
+    """
     for _, _, block in blocks_of(patcher.model.diffusion_model):
-        block._modules.pop(SLOT, None)
+        slot = block._modules.get(SLOT)
+        if slot is not None and slot.owner() is patcher:
+            del block._modules[SLOT]
+
+
+def ensure_slots(patcher: Any) -> None:
+    """Put the slots of a MODEL that is about to run where they belong, should they be missing."""
+    unet = patcher.model.diffusion_model
+    if any(SLOT not in block._modules for part, index, block in blocks_of(unet) if place(part, index) is not None):
+        inject(patcher)
 
 
 def add_slots(patcher: Any) -> None:

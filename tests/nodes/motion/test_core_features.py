@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from precision import UNIT, assert_differ, assert_same, assert_within, without_rounding
+from safetensors.torch import load_file
 
 ALL = 21
 
@@ -260,8 +261,31 @@ def test_attention_patches_meet_the_same_places(animate, sd15, run, video):
     assert torch.equal(results["motion"], run(animate(), inputs))
 
 
-def test_saved_checkpoints_have_the_keys_of_the_checkpoint(animate, sd15):
-    assert set(animate().model_state_dict()) == set(sd15.model_state_dict())
+def test_saved_models_are_the_checkpoints_own(host, animate, sd15, run, video):
+    """Save Model writes the UNet alone, whose file takes the modules as the checkpoint did."""
+    model, inputs = animate(), video()
+    before = run(model, inputs)
+    host.run("ModelSave", model=model, filename_prefix="diffusion_models/animated")
+    path = next((host.base / "output" / "diffusion_models").glob("animated*.safetensors"))
+    saved = load_file(path)
+    own = {key for key in sd15.model_state_dict() if key.startswith("diffusion_model.")}
+    assert {key.removeprefix("model.") for key in saved} == own
+    (host.base / "models" / "videolcm" / "animated.safetensors").write_bytes(path.read_bytes())
+    loaded = {"model_name": "animated.safetensors", "weight_dtype": "fp32", "sampling": "auto"}
+    again = host.run("VideoLCMModelLoader", **loaded)[0]
+    assert torch.equal(run(animate(model=again), inputs), before)
+
+
+def test_previews_are_stable_diffusions(animate, monkeypatch):
+    import comfy.cli_args
+    import comfy.utils
+    import latent_preview
+
+    monkeypatch.setattr(comfy.cli_args.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    shown = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: shown.append(preview))
+    latent_preview.prepare_callback(animate(), 2)(0, torch.ones(8, 4, 8, 12), None, 2)
+    assert shown[0][1].size == (12, 8)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp8_e4m3fn"])
