@@ -42,9 +42,11 @@ mini:
 		--lpips runs/metrics/lpips_alex_v0.1.pt --runs $(RUNS) --models $(RUNS)/models --scale $(SCALE) \
 		--world $(WORLD)
 
+# Files side by side, one process for each core: most tests compute with one thread.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 test:
 	@$(PYTHON) scripts/setup.py --tests
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
 # The versions of ComfyUI between the oldest and the newest, which `make test` runs.
 hosts:

@@ -117,6 +117,13 @@ def sampling_of(motion: Motion, choice: str) -> SamplingOptions | None:
     """
     if choice == KEEP:
         return None
-    if choice == AUTO:
-        return SamplingOptions.of(motion.settings)
-    return PRESETS[choice]
+    if choice != AUTO:
+        return PRESETS[choice]
+    if motion.settings.sampling is None:
+        host.tell(
+            f"{motion.file} does not tell whether it is AnimateLCM or AnimateDiff v2, which have the same tensors in "
+            "this layout; it is sampled as AnimateLCM. If the video is noise, choose sampling animatediff with 20 "
+            "steps or more, or put a LoRA for few steps on the MODEL."
+        )
+        return PRESETS["animatelcm"]
+    return SamplingOptions.of(motion.settings)

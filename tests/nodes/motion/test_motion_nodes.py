@@ -61,6 +61,17 @@ def test_plain_animatediff_is_a_teacher(host, animate, golden_weights, write_mod
     assert not animate(motion_module=module).get_model_object("model_sampling").options.distilled
 
 
+def test_adapters_that_do_not_tell_what_they_are(host, animate, golden_weights, write_model, told):
+    keymaps = host.pack("videolcm_core.families.animatediff.keymaps")
+    tensors = keymaps.motion_to_diffusers(golden_weights("motion"))
+    name = write_model("diffusion_pytorch_model.safetensors", tensors, None)
+    module = host.run("VideoLCMMotionLoader", motion_name=name, weight_dtype="default")[0]
+    model = animate(motion_module=module)
+    assert model.get_model_object("model_sampling").options.original_steps == 100
+    assert "does not tell whether it is AnimateLCM or AnimateDiff v2" in told[0]
+    assert host.pack("nodes.motion.patch").motion_of(model).group_norm == "video"
+
+
 def with_positions(tensors, count):
     tables = {}
     for key, value in tensors.items():
