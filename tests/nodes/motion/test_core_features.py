@@ -6,6 +6,7 @@ import pytest
 import torch
 from precision import UNIT, assert_differ, assert_same, assert_within, without_rounding
 from safetensors.torch import load_file
+from videos import frames_first
 
 ALL = 21
 
@@ -300,18 +301,32 @@ def test_storage(host, animate, run, video, dtype):
     assert out.isfinite().all() and torch.equal(out, full) == (dtype == "fp16")
 
 
-def test_a_part_of_the_motion_weights_may_stay_off_the_device(animate, motion_of, run, video):
-    """Static partial loading: the host keeps what does not fit away and casts it when it is used."""
-    import comfy.model_management
-
-    model, inputs = animate(), video()
-    full = run(model, inputs)
-    comfy.model_management.unload_all_models()
+def test_a_part_of_the_motion_weights_may_stay_off_the_device(animate, motion_of, predict, golden):
+    """With room for a third of them the rest is cast layer by layer, to the same numbers."""
+    recorded, model = golden("unet_forward_author"), animate()
+    x = recorded["x_8"].repeat(2, 1, 1, 1, 1)
+    full = predict(model, x, 999, recorded["context"])
     patcher = motion_of(model).patcher
-    size = patcher.model_size()
-    patcher.partially_load(torch.device("cpu"), size // 3)
-    patcher.partially_unload(torch.device("cpu"), size // 2)
-    assert torch.equal(run(model, inputs), full)
+    patcher.detach()
+    patcher.load(torch.device("cpu"), lowvram_model_memory=patcher.model_size() // 3)
+    assert patcher.model.model_lowvram and 0 < patcher.loaded_size() < patcher.model_size() / 2
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [0, 1]}
+    context = recorded["context"].repeat_interleave(8, 0)
+    unet, t = model.model.diffusion_model, torch.full((16,), 999.0)
+    out = unet(frames_first(x), t, context, transformer_options=options)
+    assert torch.equal(out.unflatten(0, (2, -1)).movedim(2, 1), full)
+    patcher.detach()
+
+
+def test_every_layer_of_the_modules_can_be_cast_on_the_fly(i2v_module):
+    holders = [m for m in i2v_module.network.modules() if list(m.parameters(recurse=False))]
+    assert len(holders) > 300 and all(hasattr(m, "comfy_cast_weights") for m in holders)
+
+
+def test_copies_the_host_makes(i2v_module):
+    function, arguments = i2v_module.patcher.cached_patcher_init[:2]
+    theirs, ours = function(*arguments, disable_dynamic=True).model.state_dict(), i2v_module.network.state_dict()
+    assert set(theirs) == set(ours) and all(torch.equal(theirs[key], ours[key]) for key in ours)
 
 
 def test_the_host_loads_and_counts_the_motion_weights(animate, motion_of, load):
