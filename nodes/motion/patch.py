@@ -100,7 +100,7 @@ def frames_in(x: Tensor, options: dict[str, Any]) -> int:
 
 def motion_of(model: Any) -> Motion | None:
     """The motion modules on a MODEL, None where there are none."""
-    return motion_of_options(model.model_options)
+    return motion_of_options(getattr(model, "model_options", {}))
 
 
 def motion_of_options(model_options: dict[str, Any]) -> Motion | None:
