@@ -14,7 +14,7 @@ from ..model.finite import attach_finite_check
 from ..model.guard import cached_steps, check_shape, check_windows, hazards
 from ..model.model_sampling import VideoLCMModelSampling
 from .first_frame import SIGMAS, FirstFrame
-from .patch import RAN, Motion, motion_of, motion_of_options
+from .patch import RAN, Motion, Ran, motion_of, motion_of_options
 from .slots import ensure_slots, text_width
 
 KEY: Final = "videolcm_motion"
@@ -82,10 +82,9 @@ def _check_modules_run(executor: Any, model_wrap: Any, sigmas: Tensor, extra_arg
     if motion is None or motion_of(patcher) is None:
         return executor(model_wrap, sigmas, extra_args, *args)
     ensure_slots(patcher)
-    ran: set[str] = set()
-    options.setdefault("transformer_options", {})[RAN] = ran
+    ran = options.setdefault("transformer_options", {})[RAN] = Ran()
     result = executor(model_wrap, sigmas, extra_args, *args)
-    missing = [name for name in motion.network.names() if name not in ran]
+    missing = ran.missing(motion.network.names())
     if missing and motion.scale > 0 and len(sigmas) > 1:
         raise RuntimeError(
             f"{len(missing)} of {len(motion.network.names())} motion modules of {motion.file} did not run, the first "

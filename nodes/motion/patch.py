@@ -6,6 +6,7 @@ clone carries it along.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,14 +14,26 @@ from torch import Tensor
 
 from ...videolcm_core.files.settings import FileSettings
 from ...videolcm_core.networks.animatediff.image_encoder import FEATURE_BLOCKS
-from ...videolcm_core.networks.animatediff.motion import MotionNetwork, place
+from ...videolcm_core.networks.animatediff.motion import MotionNetwork
 from .first_frame import FirstFrame, features_of
-from .slots import Slot, add_slots
+from .slots import Slot, add_slots, word_of
 
 PATCHES: Final = "forward_timestep_embed_patch"
 """The host's list of handlers by class of layer."""
 RAN: Final = "videolcm_motion_ran"
-"""Of ``transformer_options`` in a run: names of the modules that ran."""
+"""Of ``transformer_options`` in a run: what notes which modules ran."""
+
+
+class Ran:
+    """Notes names as attributes: torch.compile, which may have compiled the caller, need not look at those before."""
+
+    def note(self, word: str) -> None:
+        """Remember that the module of a slot ran; see `Slot`."""
+        setattr(self, word, True)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` that did not run."""
+        return [name for name in names if word_of(name) not in vars(self)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +102,8 @@ def run_motion(motion: Motion, slot: Slot, x: Tensor, options: dict[str, Any]) -
     module = motion.network.at(slot.part, slot.index)
     if module is None or motion.scale == 0:
         return x
-    options.get(RAN, set()).add(place(slot.part, slot.index))
+    if RAN in options:
+        options[RAN].note(slot.word)
     return module(x, frames, motion.group_norm == "video", motion.scale)
 
 

@@ -25,6 +25,11 @@ PARTS: Final = {"input": 12, "middle": 1, "output": 12}
 """Blocks of Stable Diffusion 1.5's UNet by part."""
 
 
+def word_of(name: str) -> str:
+    """A module's published name as a word, which an attribute can have."""
+    return name.replace(".", "_")
+
+
 class Slot(nn.Module):
     """A place in a block that a handler may act on."""
 
@@ -32,6 +37,7 @@ class Slot(nn.Module):
         """Remember the place, as in `motion.place`, and the patcher that put the slot there."""
         super().__init__()
         self.part, self.index, self.owner = part, index, weakref.ref(owner)
+        self.word = word_of(place(part, index) or "")
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return what was given."""
