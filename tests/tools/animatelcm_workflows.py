@@ -66,13 +66,13 @@ def begin(
 
 
 def text_to_video() -> Graph:
-    parts = begin("text_to_video", "15. AnimateLCM text to video (any SD 1.5 checkpoint)", (0, 3, 400))
+    parts = begin("text_to_video", "15. AnimateLCM text to video (any SD 1.5 checkpoint)", (0, 3, 300))
     positive, negative = parts.prompt(2), parts.prompt(2, negative=True)
     return parts.finish(3, positive, parts.latent("Steer", 2), negative)
 
 
 def depth() -> Graph:
-    parts = begin("depth", "16. AnimateLCM with ControlNet depth", (0, 2, 440))
+    parts = begin("depth", "16. AnimateLCM with ControlNet depth", (0, 2, 350))
     graph = parts.graph
     example = graph.add("VideoLCMExampleClip", "Your clip", 2, clip=SNOWMAN)
     read = graph.add("VideoLCMDepthEstimator", "Your clip", 2, source=(example, 0))
@@ -93,7 +93,7 @@ def depth() -> Graph:
 
 
 def image_to_video() -> Graph:
-    parts = begin("image_to_video", "17. AnimateLCM image to video", (0, 2, 440), I2V, I2V_LORA)
+    parts = begin("image_to_video", "17. AnimateLCM image to video", (0, 2, 370), I2V, I2V_LORA)
     graph, latent = parts.graph, parts.latent("Model", 0)
     example = graph.add("VideoLCMExampleClip", "Your clip", 2, clip=CHICKEN)
     image = graph.add(
@@ -119,7 +119,7 @@ def image_to_video() -> Graph:
 
 
 def long_video() -> Graph:
-    parts = begin("long_video", "18. AnimateLCM longer video (48 frames)", (2, 3, 380))
+    parts = begin("long_video", "18. AnimateLCM longer video (48 frames)", (2, 3, 290))
     windows = parts.graph.add(
         "ContextWindowsManual",
         "Model",
@@ -145,7 +145,7 @@ def long_video() -> Graph:
 
 
 def mcm_animatediff() -> Graph:
-    graph = Graph("videolcm_mcm_animatediff", "19. MCM-AnimateDiff text to video", NOTES["mcm"], (0, 3, 400))
+    graph = Graph("videolcm_mcm_animatediff", "19. MCM-AnimateDiff text to video", NOTES["mcm"], (0, 3, 280))
     load = graph.add("CheckpointLoaderSimple", "Model", 0, ckpt_name=CHECKPOINT)
     moved = motion_of(graph, 1, (load, 0), ANIMATEDIFF, "mcm-animatediff")
     parts = Parts("mcm", graph, load, lora_of(graph, 1, moved, MCM_LORA, 1.0))
