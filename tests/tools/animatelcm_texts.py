@@ -79,7 +79,7 @@ of *Prepare Condition Frames*; it is cut to the video's shape. Choose a checkpoi
 that says what is seen.
 
 4 steps (2 to 4), **cfg 1**, LoRA 0.8. *motion_scale* is AnimateDiff-Evolved's *ref_drift* (0 there). *Match Colours*
-gives the video the image's colours, as the authors do.
+gives the video the image's colours, as the authors do (it needs OpenCV).
 """,
     "long_video": f"""## AnimateLCM: 48 frames by context windows
 
