@@ -21,6 +21,9 @@ SEARCHED: dict[str, tuple[str, ...]] = {
     "VideoLCMApplyCondition": ("i2v", "v2v", "image to video", "video to video", "animate"),
     "VideoLCMInpaintCondition": ("v2v", "video to video"),
     "VideoLCMPrepareFrames": ("v2v", "video to video"),
+    "VideoLCMMotionLoader": ("t2v", "i2v", "text to video", "image to video", "sd1.5", *FAST),
+    "VideoLCMMotionApply": ("t2v", "i2v", "v2v", "text to video", "image to video", "video to video", "sd1.5", *FAST),
+    "VideoLCMFirstFrame": ("i2v", "image to video", "start frame"),
 }
 
 

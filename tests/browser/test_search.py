@@ -1,9 +1,10 @@
 """What the page's search finds, and blueprints: whole workflows as one node."""
 
 import pytest
+from templates import TEMPLATES
 
 import setup
-from pages import ComfyPage
+from pages import ComfyPage, assert_same_prompt
 from prompts import frames_in
 
 PLACED = "() => { const node = app.graph.nodes.at(-1); return [node.title, node.isSubgraphNode()] }"
@@ -18,6 +19,8 @@ CONNECT = """() => {
     one.widgets.find(widget => widget.name === 'steps').value = 1;
 }"""
 BLUEPRINTS = sorted(path.stem for path in (setup.ROOT / "subgraphs").glob("*.json"))
+NEED_FILES = {"Text to Video (AnimateLCM, SD 1.5)": "videolcm_animatelcm_text_to_video"}
+"""Those with published files, and the template that is the same graph."""
 
 
 def test_nodes_are_found_by_what_people_type(open_page):
@@ -28,6 +31,14 @@ def test_nodes_are_found_by_what_people_type(open_page):
         found = page.search(word)
         # As many as are seen without scrolling.
         assert any("VideoLCM" in text for text in found[:12]), f"{word}: {found[:12]}"
+
+
+def test_motion_modules_are_found_by_what_their_users_type(open_page):
+    page = open_page()
+    page.clear()
+    for word in ("animatediff", "animatelcm", "motion module", "mm_sd_v15", "sd1.5"):
+        found = page.search(word)
+        assert any("Load Motion Module" in text for text in found[:12]), f"{word}: {found[:12]}"
 
 
 def run_blueprint(page: ComfyPage, name: str, server) -> None:
@@ -48,9 +59,20 @@ def test_host_lists_the_blueprints(comfy):
     assert sorted(ours) == BLUEPRINTS
 
 
-@pytest.mark.parametrize("name", BLUEPRINTS)
+@pytest.mark.parametrize("name", sorted(set(BLUEPRINTS) - set(NEED_FILES)))
 def test_blueprints_are_found_and_run(open_page, comfy, name):
     run_blueprint(open_page(), name, comfy)
+
+
+@pytest.mark.parametrize("name", sorted(NEED_FILES))
+def test_blueprints_with_published_files_are_their_template(open_page, name):
+    """Which tests/host/test_sd15_workflows.py runs."""
+    page = open_page()
+    page.clear()
+    page.add_found(name[:24])
+    assert page.page.evaluate(PLACED) == [name, True]
+    (template,) = (template for template in TEMPLATES if template.name == NEED_FILES[name])
+    assert_same_prompt(page.prompt(), template.api())
 
 
 def test_blueprint_runs_with_vue_nodes(open_page, comfy):

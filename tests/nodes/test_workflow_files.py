@@ -120,7 +120,9 @@ def test_missing_packs_and_weights_are_offered(host, path):
         properties = node["properties"]
         if node["type"] in ours:
             assert (properties["cnr_id"], properties["ver"]) == (name, version), node["type"]
-        files = [v for v in node.get("widgets_values", []) if str(v).endswith((".safetensors", ".pth", ".bin"))]
+        files = [
+            v for v in node.get("widgets_values", []) if str(v).endswith((".safetensors", ".pth", ".bin", ".ckpt"))
+        ]
         if node["type"] in host.nodes.NODE_CLASS_MAPPINGS:
             assert [model["name"] for model in properties.get("models", [])] == files, node["type"]
         for model in properties.get("models", []):
@@ -167,6 +169,7 @@ def test_there_is_a_blueprint_for_each_way_to_steer():
         "Image to Video (VideoLCM, first frame)",
         "Video Inpainting (VideoLCM)",
         "Motion to Video (VideoLCM)",
+        "Text to Video (AnimateLCM, SD 1.5)",
     }
 
 

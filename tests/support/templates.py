@@ -47,5 +47,15 @@ class Template:
 
 
 TEMPLATES = [Template(graph.title, graph.name) for graph in (build() for build in make_workflows.GRAPHS)]
-NEED_FILES = {"videolcm_text_to_video_authors_weights", "videolcm_depth_from_real_footage"}
-"""Those that show the authors' weights; all others run from a clean clone."""
+AUTHORS = {"videolcm_text_to_video_authors_weights", "videolcm_depth_from_real_footage"}
+"""Those that show VideoLCM's authors' weights."""
+SD15 = {
+    "videolcm_animatelcm_text_to_video",
+    "videolcm_animatelcm_depth",
+    "videolcm_animatelcm_image_to_video",
+    "videolcm_animatelcm_long_video",
+    "videolcm_mcm_animatediff",
+}
+"""Those on Stable Diffusion 1.5 with published motion modules."""
+NEED_FILES = AUTHORS | SD15
+"""All others run from a clean clone."""

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+import animatelcm_workflows
 from condition_workflows import depth_of_frames, motion_of_frames
 from text_workflows import STUDENT
 from workflow_graph import NAMESPACE, Graph, Link, Node, inputs_of, page_format
@@ -147,7 +148,31 @@ def motion_to_video() -> Blueprint:
     return parts.finish("a snowman moves to the side on snow", positive, description, parts.strength)
 
 
-BLUEPRINTS = (text_to_video, depth_to_video, first_frame_to_video, inpainting, motion_to_video)
+def animatelcm() -> Blueprint:
+    """Template 15 as one node."""
+    graph = animatelcm_workflows.text_to_video()
+    graph.name = graph.title = "Text to Video (AnimateLCM, SD 1.5)"
+
+    def node(kind: str) -> Node:
+        return next(node for node in graph.nodes if node.type == kind)
+
+    prompt, negative = (node for node in graph.nodes if node.type == "CLIPTextEncode")
+    sampler, save = node("VideoLCMSampler"), node("SaveVideo")
+    inputs = [
+        Exposed(prompt, "text", "prompt"),
+        Exposed(negative, "text", "negative prompt"),
+        Exposed(sampler, "steps", "steps"),
+        Exposed(sampler, "cfg", "cfg"),
+        Exposed(node("CheckpointLoaderSimple"), "ckpt_name", "checkpoint"),
+        Exposed(node("VideoLCMMotionLoader"), "motion_name", "motion module"),
+        Exposed(node("VideoLCMLoraLoader"), "lora_name", "lora"),
+        Exposed(save, "filename_prefix", "filename_prefix"),
+    ]
+    description = "Any SD 1.5 checkpoint moves in 4 steps, saved as a file (t2v). Needs AnimateLCM's two files."
+    return Blueprint(graph, description, inputs, (node("CreateVideo"), 0), sampler)
+
+
+BLUEPRINTS = (text_to_video, depth_to_video, first_frame_to_video, inpainting, motion_to_video, animatelcm)
 
 
 def blueprint_format(blueprint: Blueprint, classes: dict[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,15 @@ from PIL import Image, ImageDraw, ImageFont
 FOLDER = ROOT / "workflows"
 SIDE, INSET, GAP, MILLISECONDS = 320, 100, 6, 125
 BACKGROUND = (20, 20, 24)
+# Words and a hue of 0 to 255 for each workflow whose weights are not here.
 WITHOUT_WEIGHTS = {
-    "videolcm_text_to_video_authors_weights": ["VideoLCM", "weights of the authors", "448 x 256, 16 frames"],
-    "videolcm_depth_from_real_footage": ["VideoLCM", "your footage's depth", "weights of the authors"],
+    "videolcm_text_to_video_authors_weights": (["VideoLCM", "weights of the authors", "448 x 256, 16 frames"], 200),
+    "videolcm_depth_from_real_footage": (["VideoLCM", "your footage's depth", "weights of the authors"], 150),
+    "videolcm_animatelcm_text_to_video": (["AnimateLCM", "your SD 1.5 checkpoint", "text to video, 4 steps"], 0),
+    "videolcm_animatelcm_depth": (["AnimateLCM", "ControlNet depth", "your clip, 4 steps"], 25),
+    "videolcm_animatelcm_image_to_video": (["AnimateLCM", "image to video", "4 steps"], 75),
+    "videolcm_animatelcm_long_video": (["AnimateLCM", "48 frames", "context windows, 4 steps"], 110),
+    "videolcm_mcm_animatediff": (["MCM", "AnimateDiff v2", "text to video, 4 steps"], 230),
 }
 # Four prompts of the template that shuffles them.
 WORDS = (
@@ -121,7 +127,7 @@ def drawn(lines: list[str], hue: int) -> Frames:
 def thumbnail(classes: dict[str, Any], name: str, prompt: dict[str, Any]) -> Frames:
     """The moving image of a workflow."""
     if name in WITHOUT_WEIGHTS:
-        return drawn(WITHOUT_WEIGHTS[name], 150 if "depth" in name else 200)
+        return drawn(*WITHOUT_WEIGHTS[name])
     words = [node["inputs"] for node in prompt.values() if node["class_type"] == "VideoLCMPromptWords"]
     if words:
         videos = []

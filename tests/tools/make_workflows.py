@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("workflows", "subgraphs")
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
+import animatelcm_workflows  # noqa: E402
 import condition_workflows  # noqa: E402
 import text_workflows  # noqa: E402
 from blueprints import BLUEPRINTS, blueprint_format  # noqa: E402
@@ -30,7 +31,10 @@ from workflow_graph import api_format, inputs_of, page_format  # noqa: E402
 
 __all__ = ["BLUEPRINTS", "GRAPHS", "inputs_of", "main", "render", "written"]
 
-GRAPHS = sorted((*text_workflows.GRAPHS, *condition_workflows.GRAPHS), key=lambda build: build().title)
+GRAPHS = sorted(
+    (*text_workflows.GRAPHS, *condition_workflows.GRAPHS, *animatelcm_workflows.GRAPHS),
+    key=lambda build: build().title,
+)
 
 
 def render(classes: dict[str, Any], names: dict[str, str]) -> dict[str, bytes]:

@@ -22,6 +22,35 @@ MODELS = {
         "geometry_estimation",
         f"{HUB}/Comfy-Org/Depth-Anything-3/resolve/main/geometry_estimation/depth_anything_3_metric_large.safetensors",
     ),
+    "v1-5-pruned-emaonly-fp16.safetensors": (
+        "checkpoints",
+        f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    ),
+    "AnimateLCM_sd15_t2v.ckpt": (
+        "animatediff_models",
+        f"{HUB}/wangfuyun/AnimateLCM/resolve/main/AnimateLCM_sd15_t2v.ckpt",
+    ),
+    "AnimateLCM_sd15_t2v_lora.safetensors": (
+        "loras",
+        f"{HUB}/wangfuyun/AnimateLCM/resolve/main/AnimateLCM_sd15_t2v_lora.safetensors",
+    ),
+    "AnimateLCM_sd15_i2v.ckpt": (
+        "animatediff_models",
+        f"{HUB}/wangfuyun/AnimateLCM-I2V/resolve/main/AnimateLCM_sd15_i2v.ckpt",
+    ),
+    "AnimateLCM_sd15_i2v_lora.safetensors": (
+        "loras",
+        f"{HUB}/wangfuyun/AnimateLCM-I2V/resolve/main/AnimateLCM_sd15_i2v_lora.safetensors",
+    ),
+    "mm_sd_v15_v2.ckpt": ("animatediff_models", f"{HUB}/guoyww/animatediff/resolve/main/mm_sd_v15_v2.ckpt"),
+    "animatediff-webvid/adapter_model.safetensors": (
+        "loras",
+        f"{HUB}/yhzhai/mcm/resolve/main/animatediff-webvid/adapter_model.safetensors",
+    ),
+    "control_v11f1p_sd15_depth.pth": (
+        "controlnet",
+        f"{HUB}/lllyasviel/ControlNet-v1-1/resolve/main/control_v11f1p_sd15_depth.pth",
+    ),
 }
 # These come with the pack: there is no other place to get them from.
 EMBEDDED = {
