@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from playwright.sync_api import Locator
 from templates import NEED_FILES, TEMPLATES
 
@@ -73,14 +74,22 @@ def test_templates_open_complete_and_readable(open_page, vue_nodes):
         assert_readable(page, template.title)
 
 
-def test_missing_weights_are_offered_with_their_folder(open_page):
+@pytest.mark.parametrize(
+    ("name", "file", "folder"),
+    [
+        ("videolcm_text_to_video_authors_weights", "videolcm_t2v_non_ema_544000.pth", "diffusion_models"),
+        ("videolcm_animatelcm_text_to_video", "AnimateLCM_sd15_t2v.ckpt", "animatediff_models"),
+        ("videolcm_animatelcm_depth", "control_v11f1p_sd15_depth.pth", "controlnet"),
+    ],
+)
+def test_missing_weights_are_offered_with_their_folder(open_page, name, file, folder):
     page = open_page()
-    (template,) = (template for template in TEMPLATES if template.name == "videolcm_text_to_video_authors_weights")
+    (template,) = (template for template in TEMPLATES if template.name == name)
     page.drop(template.page_file.name, template.page_file.read_bytes())
     assert page.complaint()
     page.page.get_by_text("View details").first.click()
-    page.page.get_by_text("videolcm_t2v_non_ema_544000.pth").first.wait_for()
-    page.page.get_by_text("diffusion_models").first.wait_for()
+    page.page.get_by_text(file).first.wait_for()
+    page.page.get_by_text(folder).first.wait_for()
 
 
 def plays(page: ComfyPage, image: Locator) -> bool:

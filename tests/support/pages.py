@@ -139,9 +139,12 @@ class ComfyPage:
 
     def search(self, words: str) -> list[str]:
         """Open the search by a double click and type; gives the texts of what is found, best first."""
-        if not self.page.get_by_placeholder("Add a node...").count():
-            self.page.mouse.dblclick(800, 800)
         field = self.page.get_by_placeholder("Add a node...")
+        # On a busy machine the two clicks may arrive too far apart to be a double click.
+        for _ in range(10):
+            if not field.count():
+                self.page.mouse.dblclick(800, 800)
+                self.page.wait_for_timeout(700)
         field.fill(words)
         self.page.wait_for_timeout(700)
         return self.page.get_by_test_id("result-item").all_inner_texts()
@@ -151,9 +154,13 @@ class ComfyPage:
         before = self.page.evaluate("() => app.graph.nodes.length")
         assert self.search(words), words
         self.page.keyboard.press("Enter")
-        self.page.wait_for_timeout(300)
-        self.page.mouse.click(700, 350)
-        self.wait("before => app.graph.nodes.length > before", argument=before)
+        # A click that comes before the page has the node in hand is lost; two this far apart are no double click.
+        for _ in range(20):
+            self.page.wait_for_timeout(500)
+            self.page.mouse.click(700, 350)
+            if self.page.evaluate("() => app.graph.nodes.length") > before:
+                return
+        raise AssertionError(f"{words} was found and could not be placed")
 
     def prompt(self) -> dict[str, Any]:
         """The graph in API format, as the page would queue it."""
