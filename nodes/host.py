@@ -34,7 +34,6 @@ import torch
 from comfy.conds import CONDCrossAttn as CONDCrossAttn
 from comfy.conds import CONDNoiseShape as CONDNoiseShape
 from comfy.ldm.modules.attention import SpatialTransformer as SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel as UNetModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import apply_control as apply_control
 from comfy.model_base import BaseModel as BaseModel
 from comfy.model_base import ModelType as ModelType

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import host
@@ -14,6 +15,8 @@ from .unet import KNOWN_PATCHES
 
 KEY = "videolcm_guard"
 SUITABLE_SAMPLERS = ("lcm", "videolcm")
+NEAR = 0.05
+"""How far noise levels may be from the scheduler's own without a note, as a part of them."""
 
 
 def attach_guard(patcher: Any) -> None:
@@ -186,9 +189,17 @@ def _distilled_hazards(sampling: VideoLCMModelSampling, sampler: Any, sigmas: Te
 
 
 def off_grid(sampling: VideoLCMModelSampling, sigmas: Tensor) -> bool:
-    """Whether a noise level above 0 lies between two of the model's timesteps, by more than rounding."""
+    """Whether a noise level above 0 lies between two of the model's timesteps, by more than rounding.
+
+    Levels beside those that the scheduler ``simple`` takes for as many steps do no harm: ``sgm_uniform``, which people
+    use with AnimateDiff-Evolved, means the same timesteps and is up to 4 % off.
+    """
     used = sigmas[sigmas > 0].cpu()
     grid = sampling.sigmas.cpu()
     if not len(used):
         return False
-    return bool(((used[:, None] / grid[None, :]).log().abs().amin(dim=1) > 1e-3).any())
+    if not bool(((used[:, None] / grid[None, :]).log().abs().amin(dim=1) > 1e-3).any()):
+        return False
+    stride = len(grid) / len(used)
+    simple = torch.stack([grid[-(1 + int(step * stride))] for step in range(len(used))])
+    return bool(((used / simple).log().abs() > NEAR).any())

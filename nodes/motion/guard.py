@@ -51,7 +51,7 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
     check_latent(noise)
     check_windows(handler, noise)
     check_length(motion, _window(handler, noise))
-    check_text(patcher.model.diffusion_model, guider.conds)
+    check_text(patcher, guider.conds)
     sampling = patcher.get_model_object("model_sampling")
     host.forget_old_notes()
     found = hazards(sampling, noise, sampler, sigmas, float(getattr(guider, "cfg", 1.0)))
@@ -131,13 +131,13 @@ def check_length(motion: Motion, frames: int) -> None:
         )
 
 
-def check_text(unet: Any, conds: dict[str, Any] | None) -> None:
+def check_text(model: Any, conds: dict[str, Any] | None) -> None:
     """Refuse text of another model's encoder, which the host ends in a matrix of the wrong shape.
 
     Raises:
         ValueError: Naming both widths.
     """
-    wanted = text_width(unet)
+    wanted = text_width(model)
     for name, entries in (conds or {}).items():
         for entry in entries or ():
             text = entry.get("cross_attn")
@@ -167,6 +167,13 @@ def check_image(image: FirstFrame, noise: Tensor) -> None:
         )
 
 
+def _is_distilled(sampling: Any) -> bool:
+    """Whether a MODEL is sampled as a consistency model, by ours or by core's Model Sampling "lcm"."""
+    if isinstance(sampling, VideoLCMModelSampling):
+        return sampling.options.distilled
+    return hasattr(sampling, "original_timesteps")
+
+
 def doubts(motion: Motion, patcher: Any, sampling: Any, sigmas: Tensor, frames: int) -> list[str]:
     """What is unusual about a run with motion modules.
 
@@ -180,7 +187,7 @@ def doubts(motion: Motion, patcher: Any, sampling: Any, sigmas: Tensor, frames: 
     found = []
     if 1 < frames < FEWEST_FRAMES:
         found.append(f"the latent has {frames} frames; motion modules need about 16")
-    distilled = isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled
+    distilled = _is_distilled(sampling)
     few = len(sigmas) - 1 <= FEW_STEPS
     if distilled and few and not patcher.patches and not motion.patcher.patches:
         found.append(

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from ...videolcm_core.networks.animatediff.motion import MotionNetwork, place
@@ -21,8 +20,6 @@ SLOT: Final = "videolcm_motion"
 """Name of the slot among the layers of a block."""
 KEY: Final = "videolcm_motion"
 """Of the injection."""
-PARTS: Final = {"input": 12, "middle": 1, "output": 12}
-"""Blocks of Stable Diffusion 1.5's UNet by part."""
 
 
 def word_of(name: str) -> str:
@@ -45,7 +42,9 @@ class Slot(nn.Module):
 
 
 def blocks_of(unet: Any) -> Iterator[tuple[str, int, nn.Module]]:
-    """Part, index and block for every block of the UNet."""
+    """Part, index and block for every block of the UNet; none where another network stands in its place for now."""
+    if not hasattr(unet, "input_blocks"):
+        return
     yield from (("input", index, block) for index, block in enumerate(unet.input_blocks))
     yield "middle", 0, unet.middle_block
     yield from (("output", index, block) for index, block in enumerate(unet.output_blocks))
@@ -103,23 +102,27 @@ def check_unet(model: Any, network: MotionNetwork, file: str) -> None:
     Raises:
         ValueError: Saying what the MODEL is and which fit.
     """
-    unet = model.model.diffusion_model
-    found = type(model.model).__name__
-    counts = {part: len(getattr(unet, f"{part}_blocks", ())) for part in ("input", "output")}
-    widths = _widths(unet) if counts == {part: PARTS[part] for part in counts} else []
-    if not widths or type(unet) is not host.UNetModel:
+    found, widths, text = type(model.model).__name__, widths_of(model), text_width(model)
+    if not widths:
         raise ValueError(_refusal(file, f"a {found} MODEL"))
     wanted = list(network.config.channels)
-    text = text_width(unet)
     if widths != wanted:
         raise ValueError(_refusal(file, f"a {found} MODEL with levels of {widths} channels, the file has {wanted}"))
-    if (widths[0] == FULL_WIDTH and text != FULL_TEXT) or getattr(unet, "num_classes", None) is not None:
-        raise ValueError(_refusal(file, f"a {found} MODEL that takes text {text} wide (Stable Diffusion 2 or others)"))
+    if widths[0] == FULL_WIDTH and text != FULL_TEXT:
+        raise ValueError(_refusal(file, f"a {found} MODEL that takes text {text} wide (Stable Diffusion 2)"))
 
 
 FULL_WIDTH: Final = 320
 FULL_TEXT: Final = 768
 """Of Stable Diffusion 1.5."""
+_SD15: Final = {
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "use_temporal_attention": False,
+    "adm_in_channels": None,
+}
+"""What the host's configuration says of such a UNet, of any width."""
 
 
 def _refusal(file: str, got: str) -> str:
@@ -129,13 +132,19 @@ def _refusal(file: str, got: str) -> str:
     )
 
 
-def _widths(unet: Any) -> list[int]:
-    """Channels of the four levels, from the first residual block of each."""
-    blocks = [unet.input_blocks[3 * level + 1][0] for level in range(4)]
-    return [block.out_channels for block in blocks if hasattr(block, "out_channels")]
+def _config(model: Any) -> dict[str, Any]:
+    """The host's configuration of a UNet: the network itself may be hidden by another MODEL's patch for now."""
+    return getattr(getattr(model.model, "model_config", None), "unet_config", None) or {}
 
 
-def text_width(unet: nn.Module) -> int:
-    """Width of the text that a UNet takes."""
-    weight = unet.state_dict().get("middle_block.1.transformer_blocks.0.attn2.to_k.weight", torch.empty(0, 0))
-    return weight.shape[1]
+def widths_of(model: Any) -> list[int]:
+    """Channels of the four levels of a MODEL of Stable Diffusion 1.5's layout; empty for others."""
+    config = _config(model)
+    if any(config.get(name) != value for name, value in _SD15.items()):
+        return []
+    return [config["model_channels"] * mult for mult in config["channel_mult"]]
+
+
+def text_width(model: Any) -> int:
+    """Width of the text that a MODEL takes."""
+    return _config(model).get("context_dim") or 0

@@ -52,7 +52,7 @@ def queue(host, files, sd15_checkpoint, ksampler):
 def test_the_users_graph_runs_with_at_most_a_note(queue, told, sampling, strength, cfg):
     video = queue(sampling, strength, cfg=cfg)
     assert video.shape == (16, 4, 8, 8) and video.isfinite().all()
-    assert len(told) <= 1, told
+    assert told == []  # nothing that would worry them
     exact = queue(sampling, strength, "simple", cfg=cfg)
     assert 0 < distance(video, exact) < 0.05 * exact.std()  # measured: 1.7 % auto, 2.3 % as AnimateDiff-Evolved
 
