@@ -201,23 +201,27 @@ def set_inference_dtypes(config: BaseConfig, dtype: torch.dtype | None, paramete
     """
     manager, device = comfy.model_management, load_device()
     kinds = list(config.supported_inference_dtypes)
-    if dtype is None:
-        dtype = manager.unet_dtype(model_params=parameters, supported_dtypes=kinds, weight_dtype=weights)
+    dtype = storage_dtype(dtype, parameters, weights, kinds)
     cast = manager.unet_manual_cast(dtype, device, kinds)
     config.set_inference_dtype(dtype, cast, **supported(config.set_inference_dtype, device=device))
 
 
-def storage_dtype(dtype: torch.dtype | None, parameters: int, weights: torch.dtype) -> torch.dtype:
+def storage_dtype(
+    dtype: torch.dtype | None,
+    parameters: int,
+    weights: torch.dtype,
+    kinds: Sequence[torch.dtype] = (torch.float16, torch.bfloat16, torch.float32),
+) -> torch.dtype:
     """How the host's loaders would keep a network's weights in memory.
 
     Args:
         dtype: Asked for, None for the host's choice.
         parameters: Number of parameters.
         weights: Precision in the file.
+        kinds: Those that the network can compute in.
     """
-    kinds = [torch.float16, torch.bfloat16, torch.float32]
     choose = comfy.model_management.unet_dtype
-    return dtype or choose(model_params=parameters, supported_dtypes=kinds, weight_dtype=weights)
+    return dtype or choose(model_params=parameters, supported_dtypes=list(kinds), weight_dtype=weights)
 
 
 def make_patcher(model: BaseModel, state_dict: dict[str, Tensor], disable_dynamic: bool = False) -> Any:

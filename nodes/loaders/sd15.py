@@ -12,22 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...videolcm_core.families.animatediff.defaults import STABLE_DIFFUSION
 from ...videolcm_core.families.animatediff.sd15 import detect_sd15, is_sd15, text_width
 from ...videolcm_core.files.settings import FileSettings, read_settings
 from .. import host
 from ..model.model_sampling import SamplingOptions, VideoLCMModelSampling
 
 _KNOWN_TEXT = (768, 1024)  # of Stable Diffusion 1.5 and 2, which core loads
-STABLE_DIFFUSION = FileSettings(
-    family="sd15",
-    prediction="eps",
-    zero_terminal_snr=False,
-    sampling="teacher",
-    width=512,
-    height=512,
-    dropout=0.0,
-)
-"""What a file of this layout is where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,13 @@ def hazards(sampling: Any, noise: Tensor, sampler: Any, sigmas: Tensor, cfg: flo
     return found
 
 
+def is_distilled(sampling: Any) -> bool:
+    """Whether a MODEL is sampled as a consistency model, by ours or by core's Model Sampling "lcm"."""
+    if isinstance(sampling, VideoLCMModelSampling):
+        return sampling.options.distilled
+    return hasattr(sampling, "original_timesteps")
+
+
 def cached_steps(sampling: Any, model_options: dict[str, Any]) -> list[str]:
     """Nodes of the host that leave steps out where two look alike: a few-step model has none to spare.
 
@@ -70,8 +77,7 @@ def cached_steps(sampling: Any, model_options: dict[str, Any]) -> list[str]:
         sampling: The model's sampling object.
         model_options: Of the run.
     """
-    distilled = isinstance(sampling, VideoLCMModelSampling) and sampling.options.distilled
-    if not distilled or "easycache" not in model_options.get("transformer_options", {}):
+    if not is_distilled(sampling) or "easycache" not in model_options.get("transformer_options", {}):
         return []
     return ["EasyCache or LazyCache leaves out steps, and a model of few steps has none to spare (take it off)"]
 

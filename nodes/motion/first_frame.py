@@ -11,7 +11,8 @@ from ...videolcm_core.networks.animatediff.motion import MotionNetwork
 from ..model.windows import window_frames
 
 SIGMAS: Final = "videolcm_first_frame_sigmas"
-"""Of ``transformer_options``: noise levels between which the image acts, written at the start of a run."""
+"""Of ``transformer_options``: noise levels between which the image acts, where that is not the whole run: reading
+the level of a call waits for the device."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,9 +77,3 @@ def _frames_of_window(latents: Tensor, frames: int, options: dict[str, Any]) -> 
     indices = window_frames(options)
     indices = list(range(frames)) if indices is None else indices
     return tuple(index % len(latents) for index in indices[:frames])
-
-
-def clear(image: FirstFrame | None) -> None:
-    """Forget what was computed."""
-    if image is not None:
-        image.computed.clear()

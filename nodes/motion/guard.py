@@ -11,8 +11,7 @@ from ..model.control_windows import KEY as CONTROL_KEY
 from ..model.control_windows import attach_control_windows
 from ..model.finite import KEY as FINITE_KEY
 from ..model.finite import attach_finite_check
-from ..model.guard import cached_steps, check_shape, check_windows, hazards
-from ..model.model_sampling import VideoLCMModelSampling
+from ..model.guard import cached_steps, check_shape, check_windows, hazards, is_distilled
 from .first_frame import SIGMAS, FirstFrame
 from .patch import RAN, Motion, Ran, motion_of, motion_of_options
 from .slots import ensure_slots, text_width
@@ -62,8 +61,9 @@ def _guard(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sig
     if image is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     check_image(image, noise)
-    bounds = (float(sampling.percent_to_sigma(image.start)), float(sampling.percent_to_sigma(image.end)))
-    options.setdefault("transformer_options", {})[SIGMAS] = bounds
+    if (image.start, image.end) != (0.0, 1.0):
+        bounds = (float(sampling.percent_to_sigma(image.start)), float(sampling.percent_to_sigma(image.end)))
+        options.setdefault("transformer_options", {})[SIGMAS] = bounds
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
@@ -167,13 +167,6 @@ def check_image(image: FirstFrame, noise: Tensor) -> None:
         )
 
 
-def _is_distilled(sampling: Any) -> bool:
-    """Whether a MODEL is sampled as a consistency model, by ours or by core's Model Sampling "lcm"."""
-    if isinstance(sampling, VideoLCMModelSampling):
-        return sampling.options.distilled
-    return hasattr(sampling, "original_timesteps")
-
-
 def doubts(motion: Motion, patcher: Any, sampling: Any, sigmas: Tensor, frames: int) -> list[str]:
     """What is unusual about a run with motion modules.
 
@@ -187,7 +180,7 @@ def doubts(motion: Motion, patcher: Any, sampling: Any, sigmas: Tensor, frames: 
     found = []
     if 1 < frames < FEWEST_FRAMES:
         found.append(f"the latent has {frames} frames; motion modules need about 16")
-    distilled = _is_distilled(sampling)
+    distilled = is_distilled(sampling)
     few = len(sigmas) - 1 <= FEW_STEPS
     if distilled and few and not patcher.patches and not motion.patcher.patches:
         found.append(

@@ -28,7 +28,6 @@ MOTION = "animatediff_models/AnimateLCM_sd15_t2v.ckpt"
 LORA = "loras/AnimateLCM_sd15_t2v_lora.safetensors"
 PUBLISHED = {CHECKPOINT: 2.13e9, MOTION: 1.81e9, LORA: 134.6e6}
 """Bytes of the published files, as their pages give them (two or three digits)."""
-RANK = 64
 VAE = {
     "double_z": True,
     "z_channels": 4,
@@ -96,25 +95,17 @@ def checkpoint_shapes() -> dict[str, Tensor]:
 
 def lora_shapes() -> dict[str, Tensor]:
     """AnimateLCM's spatial LoRA: rank 64 on the 278 layers of the UNet, without alpha."""
-    from videolcm_core.families.animatediff.keymaps import sd15_to_diffusers
+    from videolcm_core.families.animatediff.lora import ANIMATELCM_RANK, lcm_targets
     from videolcm_core.networks.animatediff.unet import SD15Config, SD15UNet
 
     shapes = SD15UNet(SD15Config(), device=torch.device("meta")).state_dict()
     made = {}
-    for key, name in sd15_to_diffusers(shapes).items():
-        module = name.removesuffix(".weight")
-        if name.endswith(".weight") and shapes[key].ndim > 1 and module.endswith(LAYERS):
-            out, *rest = shapes[key].shape
-            stem = "lora_unet_" + module.replace(".", "_")
-            made[f"{stem}.lora_down.weight"] = torch.empty(RANK, *rest, device="meta")
-            made[f"{stem}.lora_up.weight"] = torch.empty(out, RANK, *(1 for _ in rest[1:]), device="meta")
+    for own, module in lcm_targets(shapes).items():
+        out, *rest = shapes[f"{own}.weight"].shape
+        stem = "lora_unet_" + module.replace(".", "_")
+        made[f"{stem}.lora_down.weight"] = torch.empty(ANIMATELCM_RANK, *rest, device="meta")
+        made[f"{stem}.lora_up.weight"] = torch.empty(out, ANIMATELCM_RANK, *(1 for _ in rest[1:]), device="meta")
     return made
-
-
-LAYERS = (
-    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
-)
 
 
 def timed(what: str, run: Callable[[], Any]) -> Any:

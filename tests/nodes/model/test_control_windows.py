@@ -1,9 +1,8 @@
 """A ControlNet on the pack's own network, inside context windows: each window sees the hints of its own frames."""
 
-import inspect
-
 import pytest
 import torch
+from windows import context_windows
 
 
 @pytest.fixture
@@ -34,23 +33,8 @@ def controlnet():
 
 @pytest.mark.parametrize("look_back", [False, True])
 def test_hints_belong_to_their_windows(host, model, prompt, latent, ksampler, controlnet, look_back):
-    node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
-    settings = {
-        "context_length": 4,
-        "context_overlap": 0,
-        "context_schedule": "batched",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "flat",
-        "dim": 0,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-        "latent_retain_index_list": "",
-        "causal_window_fix": look_back,
-    }
-    known = inspect.signature(node.execute).parameters
-    windowed = host.run("ContextWindowsManual", model=model, **{k: v for k, v in settings.items() if k in known})[0]
+    settings = {"context_schedule": "batched", "fuse_method": "flat", "causal_window_fix": look_back}
+    windowed = context_windows(host, model, 4, 0, **settings)
 
     def run(hints):
         positive = host.run(

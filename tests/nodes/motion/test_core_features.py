@@ -1,12 +1,11 @@
 """What core's features make of a MODEL with motion modules: each keeps working."""
 
-import inspect
-
 import pytest
 import torch
 from precision import UNIT, assert_differ, assert_same, assert_within, without_rounding
 from safetensors.torch import load_file
 from videos import frames_first
+from windows import context_windows
 
 ALL = 21
 
@@ -137,27 +136,6 @@ def test_control_hints_follow_their_frames(host, animate, controlnet, run, video
     assert not torch.equal(with_hints, changed) and not torch.equal(with_hints, run(model, inputs))
 
 
-def windows(host, model, length=8, overlap=4, **options):
-    settings = {
-        "context_length": length,
-        "context_overlap": overlap,
-        "context_schedule": "standard_static",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "dim": 0,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-        "latent_retain_index_list": "",
-        "causal_window_fix": False,
-        **options,
-    }
-    node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
-    known = inspect.signature(node.execute).parameters
-    return host.run("ContextWindowsManual", model=model, **{k: v for k, v in settings.items() if k in known})[0]
-
-
 def weights_of(length):
     """Core's pyramid."""
     rise = list(range(1, length // 2 + 1))
@@ -198,7 +176,7 @@ def test_context_windows_are_runs_of_their_frames(host, animate, controlnet, run
     starts = (0, 4, 8)
     parts = [lambda s=s: run(model, {**cut(inputs, s, 8), "positive": positive(s, s + 8)}) for s in starts]
     assert_same(
-        lambda: run(windows(host, model), {**inputs, "positive": positive(0, 16)}),
+        lambda: run(context_windows(host, model), {**inputs, "positive": positive(0, 16)}),
         lambda: joined([part() for part in parts], starts, 16),
     )
 
@@ -206,7 +184,7 @@ def test_context_windows_are_runs_of_their_frames(host, animate, controlnet, run
 def test_windows_that_look_back_take_the_hints_of_that_frame_too(host, animate, controlnet, run, video):
     """The host's causal fix puts the frame before a window at its beginning."""
     inputs, hints = video(16), hints_of(16)
-    model = windows(host, animate(), causal_window_fix=True)
+    model = context_windows(host, animate(), causal_window_fix=True)
     out = run(model, {**inputs, "positive": apply_control(host, controlnet, inputs["positive"], hints)})
     assert out.shape == (16, 4, 8, 12) and out.isfinite().all()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from precision import assert_differ
+from windows import context_windows
 
 RUN = {"seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "lcm", "scheduler": "simple", "denoise": 1.0}
 
@@ -94,9 +95,7 @@ def test_positions_limit_the_frames(host, animate, golden_weights, write_model, 
     module = host.run("VideoLCMMotionLoader", motion_name=name, weight_dtype="default")[0]
     model = animate(motion_module=module, sampling="animatelcm")
     assert queue(model, 12).shape[0] == 12
-    windows = {"context_length": 8, "context_overlap": 2, "context_stride": 1, "dim": 0}
-    windows |= {"context_schedule": "standard_static", "fuse_method": "pyramid", "closed_loop": False}
-    windowed = host.run("ContextWindowsManual", model=model, freenoise=False, **windows)[0]
+    windowed = context_windows(host, model, 8, 2)
     assert queue(windowed, 20).shape[0] == 20
     with pytest.raises(ValueError, match="13 frames at once, but short-positions.* has positions for 12.*Context Wind"):
         queue(model, 13)

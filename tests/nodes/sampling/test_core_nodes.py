@@ -3,6 +3,7 @@
 import pytest
 import torch
 from precision import UNIT, assert_differ, assert_same, distance
+from windows import context_windows
 
 
 def guided(host, model, positive, negative, latent, cfg, **options):
@@ -170,39 +171,19 @@ def test_timestep_range(host, model, prompt, latent, ksampler):
     assert ksampler(model, both, latent(), steps=4).isfinite().all()
 
 
-def context_windows(host, model, **options):
-    settings = {
-        "context_length": 4,
-        "context_overlap": 2,
-        "context_schedule": "standard_static",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "dim": 0,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-        "causal_window_fix": False,
-        "latent_retain_index_list": "",
-    } | options
-    node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
-    known = {i.id for i in node.define_schema().inputs}
-    return host.run("ContextWindowsManual", model=model, **{k: v for k, v in settings.items() if k in known})[0]
-
-
 def test_context_windows(host, model, prompt, latent, ksampler):
-    windowed = context_windows(host, model)
+    windowed = context_windows(host, model, 4, 2)
     out = ksampler(windowed, prompt("a dog"), latent(8))
     assert out.shape == (8, 4, 8, 8) and out.isfinite().all()
     assert_differ(lambda: ksampler(model, prompt("a dog"), latent(8)), out)
     short = latent(4)
     assert torch.equal(ksampler(windowed, prompt("a dog"), short), ksampler(model, prompt("a dog"), short))
-    free = context_windows(host, model, freenoise=True)
+    free = context_windows(host, model, 4, 2, freenoise=True)
     assert ksampler(free, prompt("a dog"), latent(8), cfg=1.0).isfinite().all()
 
 
 def test_context_windows_with_guidance(host, teacher, prompt, latent):
-    windowed = context_windows(host, teacher)
+    windowed = context_windows(host, teacher, 4, 2)
     assert guided(host, windowed, prompt("a dog"), prompt("a car"), latent(8), 3.0).shape == (8, 4, 8, 8)
 
 

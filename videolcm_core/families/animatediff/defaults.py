@@ -11,6 +11,16 @@ from ...files.settings import Defaults, FileSettings
 UNKNOWN: Final = "animatelcm or animatediff-v2"
 """Modules in diffusers' layout: both releases have the same tensors there."""
 
+STABLE_DIFFUSION: Final = FileSettings(
+    family="sd15",
+    prediction="eps",
+    zero_terminal_snr=False,
+    sampling="teacher",
+    width=512,
+    height=512,
+    dropout=0.0,
+)
+"""A UNet of Stable Diffusion 1.5's layout, which the modules run in."""
 _ANIMATELCM: Final = FileSettings(
     family="animatelcm",
     prediction="eps",

@@ -114,8 +114,13 @@ def _is_animatelcm(lora: LoraFile, fit: LoraFit, unet: Collection[str]) -> bool:
     layers = lora.layers.values()
     if not all(layer.layout == "kohya" and layer.guessed and len(layer.down) == ANIMATELCM_RANK for layer in layers):
         return False
-    targets = {own for own, theirs in _diffusers_names(unet).items() if theirs.endswith(_LCM_TARGETS)}
+    targets = lcm_targets(unet)
     return len(layers) == len(targets) and set(fit.changes) == {f"{own}.weight" for own in targets}
+
+
+def lcm_targets(unet: Collection[str]) -> dict[str, str]:
+    """Modules of the UNet that LCM-LoRA adapts, 278 of Stable Diffusion 1.5 -> diffusers' names of them."""
+    return {own: theirs for own, theirs in _diffusers_names(unet).items() if theirs.endswith(_LCM_TARGETS)}
 
 
 def _diffusers_names(unet: Collection[str]) -> dict[str, str]:
