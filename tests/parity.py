@@ -61,6 +61,18 @@ from checks import (  # noqa: E402
     check_unet,
 )
 from distillation import check_distill_step  # noqa: E402
+from mcm import (  # noqa: E402
+    check_boundary,
+    check_discriminator,
+    check_discriminator_input,
+    check_ema,
+    check_gan_losses,
+    check_guidance_embedding,
+    check_lcm_sampling,
+    check_motion,
+    check_solver,
+    check_spatial_head,
+)
 from reference import Reference, Result, config_of  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
 
@@ -103,6 +115,16 @@ KINDS = (
     Kind("hsv_align", check_colours, r"target_bgr"),
     Kind("svd_solver", check_edm, r"sigmas"),
     Kind("paper_formulas", check_paper_formulas, r"x_t_next"),
+    Kind("motion_representations", check_motion, r"lowpass_filter"),
+    Kind("spatial_head", check_spatial_head, r"\w+\.online\.conv_out\.weight"),
+    Kind("boundary_scalings", check_boundary, r"c_skip\.s\d+"),
+    Kind("ddim_solver_", check_solver, r"step\.x_prev"),
+    Kind("ema", check_ema, r"after\d+"),
+    Kind("gan_losses", check_gan_losses, r"logits_gen"),
+    Kind("guidance_scale_embedding", check_guidance_embedding, r"emb\d+"),
+    Kind("lcm_sampling", check_lcm_sampling, r"\w+\.denoised0"),
+    Kind("discriminator_input", check_discriminator_input, r"full_policy"),
+    Kind("discriminator_head", check_discriminator, r"b\d+\.eval\.logits"),
 )
 # Not reference values: the recipe, indices and notes beside them, weights that other files name.
 IGNORED_SUFFIXES = (".py", ".json", ".md", ".txt", ".pyc")

@@ -1,0 +1,345 @@
+"""What is compared in MCM's reference files: its parts, and the assembly of one step from them.
+
+Sizes come from the tensors, settings from the metadata.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from reference import Reference, Result
+from torch import Tensor, nn
+
+from training.engine.followers import update_ema
+from training.methods.parts.adversary import (
+    ADVERSARIAL_LOSSES,
+    gradient_norms,
+    gradient_penalty,
+    per_sample,
+)
+from training.methods.parts.augmentation import (
+    augment,
+    change_brightness,
+    change_contrast,
+    change_saturation,
+    cut_hole,
+    draw_changes,
+    move,
+)
+from training.methods.parts.correlation import OUTSIDE, inside
+from training.methods.parts.discriminator import Discriminator
+from training.methods.parts.discriminator_input import View, prepare
+from training.methods.parts.frequency import butterworth
+from training.methods.parts.guidance_embedding import guidance_embedding
+from training.methods.parts.motion import MOTIONS, Motion
+from training.methods.parts.motion_head import HeadSize, MotionHead
+from videolcm_core.diffusion.consistency import boundary_scalings, pseudo_huber
+from videolcm_core.diffusion.prediction import to_eps, to_x_0
+from videolcm_core.diffusion.samplers import sample_lcm
+from videolcm_core.diffusion.schedule import Schedule, distillation_grid, lcm_timesteps
+from videolcm_core.diffusion.solvers import ddim_step
+
+Values = dict[str, Tensor]
+
+# The authors' names -> ours.
+MOTION_NAMES = {
+    "raw": "raw",
+    "diff": "difference",
+    "lcor": "local_correlation",
+    "gcor": "correlation",
+    "sgcor": "scaled_correlation",
+    "freql": "low_frequency",
+    "freqh": "high_frequency",
+    "learn": "learned",
+    "hlearn": "learned_large",
+}
+PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+
+
+def check_motion(reference: Reference) -> Iterator[Result]:
+    """Every representation of student and target: values, both distances and the gradient."""
+    student, target = reference.get("latent_student"), reference.get("latent_target")
+    names = [match[1] for n in sorted(reference.tensors) if (match := re.fullmatch(r"huber\.(\w+)", n))]
+    for name in names:
+        motion = MOTIONS[MOTION_NAMES[name]]
+        yield from reference.judge(lambda n=name, m=motion: _motion_values(reference, n, m, student, target))
+        if name == "lcor":
+            yield from _local(reference, motion, student)
+    sizes = tuple(student.shape[-3:])
+
+    def table() -> Values:
+        stored = reference.tensors["lowpass_filter"]
+        return {"lowpass_filter": butterworth(*sizes).expand(stored.shape).clone()}
+
+    yield from reference.judge(table, tables=True)
+
+
+def _motion_values(reference: Reference, name: str, motion: Motion, student: Tensor, target: Tensor) -> Values:
+    # A leaf of the precision that is computed in.
+    x = (student + 0.0).detach().requires_grad_()
+    one, other = motion(x), motion(target)
+    huber = pseudo_huber(one, other, float(reference.metadata["huber_c"])).mean()
+    huber.backward()
+    found = {f"huber.{name}": huber, f"l2.{name}": (one - other).square().mean(), f"grad_student.{name}": x.grad}
+    if name != "lcor":  # whose marks of places outside would hide the rest
+        found |= {f"out_student.{name}": one, f"out_target.{name}": other}
+    return {key: value for key, value in found.items() if value is not None and key in reference.tensors}
+
+
+def _local(reference: Reference, motion: Motion, x: Tensor) -> Iterator[Result]:
+    """Local correlations inside the image by rounding, outside exactly."""
+    name = "out_student.lcor"
+    stored = reference.get(name)
+    radius = int(reference.metadata["lcor_radius"])
+    good = inside(x.shape[3], x.shape[4], radius).expand(stored.shape)
+    yield Result(f"{name}, outside", float((stored[~good] != OUTSIDE).sum()), 0.0)
+    yield Result(f"{name}, ours outside", float((motion(x).view(stored.shape)[~good] != OUTSIDE).sum()), 0.0)
+    part = Reference(reference.path, reference.metadata, {name: stored[good]})
+    yield from part.judge(lambda: {name: motion(x).view(stored.shape)[good]})
+
+
+def check_spatial_head(reference: Reference) -> Iterator[Result]:
+    """Heads of both sizes with their twins: values, loss, gradients, and the twin's step."""
+    for name in sorted({n.partition(".")[0] for n in reference.tensors if ".online." in n}):
+        online, twin = (_head(reference, f"{name}.{part}.") for part in ("online", "target"))
+        at_start = MotionHead(reference.tensors["x"].shape[1], _size(online))
+        yield Result(f"{name} as it begins", float((at_start(reference.get("x")) - reference.get("x")).abs().max()), 0)
+        yield from reference.judge(lambda n=name, a=online, b=twin: _head_values(reference, n, a, b))
+
+        def follow(name: str = name, online: MotionHead = online, twin: MotionHead = twin) -> Values:
+            average, of = deepcopy(twin).to(_precision()), deepcopy(online).to(_precision())
+            update_ema(average, of, float(reference.metadata["ema_rate"]))
+            return {f"{name}.target_after_ema.{k}": v for k, v in average.state_dict().items()}
+
+        yield from reference.judge(follow)
+
+
+def _head(reference: Reference, prefix: str) -> MotionHead:
+    state = _part(reference, prefix)
+    kernel = state["layers.0.0.weight"].shape[-1]
+    layers = len({key.split(".")[1] for key in state if key.startswith("layers.")})
+    head = MotionHead(state["conv_out.weight"].shape[0], HeadSize(layers, kernel))
+    head.load_state_dict(state)
+    return head
+
+
+def _size(head: MotionHead) -> HeadSize:
+    return HeadSize(len(head.layers), int(head.layers[0][0].kernel_size[0]))  # type: ignore[index]
+
+
+def _head_values(reference: Reference, name: str, online: MotionHead, twin: MotionHead) -> Values:
+    online, twin = deepcopy(online).to(_precision()), deepcopy(twin).to(_precision())
+    x = (reference.get("x") + 0.0).detach().requires_grad_()
+    out = online(x)
+    with torch.no_grad():
+        goal = twin(reference.get("y") + 0.0)
+    huber = pseudo_huber(out, goal, float(reference.metadata["huber_c"])).mean()
+    huber.backward()
+    found = {"out_online": out, "out_target": goal, "huber": huber, "grad_x": x.grad}
+    found |= {f"grad.{key}": parameter.grad for key, parameter in online.named_parameters()}
+    return {f"{name}.{key}": value for key, value in found.items() if value is not None}
+
+
+def check_boundary(reference: Reference) -> Iterator[Result]:
+    """Scalings of the consistency function at every recorded factor on time."""
+    t = reference.get("timesteps")
+    sigma = float(reference.metadata["sigma_data"])
+    for scale in sorted({n.partition(".s")[2] for n in reference.tensors if ".s" in n}):
+
+        def scalings(scale: str = scale) -> Values:
+            c_skip, c_out = boundary_scalings(t, sigma, float(scale))
+            return {f"c_skip.s{scale}": c_skip, f"c_out.s{scale}": c_out}
+
+        yield from reference.judge(scalings, copies=8, tables=True)
+
+
+def check_solver(reference: Reference) -> Iterator[Result]:
+    """The schedule, the grid, conversions of the three predictions and a step of DDIM."""
+    start, end, kind = reference.metadata["beta"]
+    grid, before = distillation_grid(int(reference.metadata["ddim_timesteps"]))
+    yield reference.same("ddim_timesteps", "ddim_timesteps", grid)
+    t, index = reference.get("timesteps"), reference.get("index")
+    yield reference.same("timesteps of the indices", "timesteps", grid[index])
+    output, x = reference.get("model_output"), reference.get("sample")
+
+    def schedule() -> Schedule:
+        return Schedule.create(kind, False, beta_start=start, beta_end=end)
+
+    def tables() -> Values:
+        table, every = schedule(), torch.arange(1000)
+        return {
+            "alphas_cumprod": table.alphas_cumprod,
+            "alpha_schedule": table.alpha_t(every),
+            "sigma_schedule": table.sigma_t(every),
+            "ddim_alpha_cumprods": table.alphas_cumprod[grid],
+            "ddim_alpha_cumprods_prev": table.alphas_cumprod[before],
+        }
+
+    yield from reference.judge(tables, copies=4, tables=True)
+
+    def values() -> Values:
+        table, found = schedule(), dict[str, Tensor]()
+        alpha, sigma = table.alpha_t(t), table.sigma_t(t)
+        for theirs, ours in PREDICTIONS.items():
+            found[f"pred_x0.{theirs}"] = to_x_0(ours, output, x, alpha, sigma)
+            found[f"pred_noise.{theirs}"] = to_eps(ours, output, x, alpha, sigma)
+        pred_x_0, eps, previous = reference.get("step.pred_x0"), reference.get("step.pred_noise"), before[index]
+        found["step.x_prev"] = ddim_step(pred_x_0, eps, table.alpha_t(previous), table.sigma_t(previous))
+        return found | {"noise_added": table.add_noise(x, output, t)}
+
+    yield from reference.judge(values, copies=4, tables=True)
+
+
+def check_ema(reference: Reference) -> Iterator[Result]:
+    """A moving average, step after step."""
+    steps = sorted(int(n.removeprefix("after")) for n in reference.tensors if n.startswith("after"))
+
+    def run() -> Values:
+        average, source = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        average.weight = nn.Parameter(reference.get("target") + 0.0)
+        source.weight = nn.Parameter(reference.get("source") + 0.0)
+        found = {}
+        for step in range(1, max(steps) + 1):
+            update_ema(average, source, float(reference.metadata["rate"]))
+            found[f"after{step}"] = average.weight.detach().clone()
+        return found
+
+    yield from reference.judge(run, copies=8)
+
+
+def check_gan_losses(reference: Reference) -> Iterator[Result]:
+    """Losses of both sides, of every kind."""
+    made, real = reference.get("logits_gen"), reference.get("logits_gt")
+
+    def losses() -> Values:
+        found = {}
+        for name, loss in ADVERSARIAL_LOSSES.items():
+            sides = {"G.{}": (loss.generator, made), "D.{}.gt": (loss.real, real), "D.{}.gen": (loss.made, made)}
+            found |= {k.format(name): per_sample(f(x + 0.0), len(x)).mean() for k, (f, x) in sides.items()}
+        return found
+
+    yield from reference.judge(losses, copies=8)
+
+
+def check_guidance_embedding(reference: Reference) -> Iterator[Result]:
+    """Features of the guidance scale, of every recorded width."""
+    w = reference.get("w")
+    for name in sorted(n for n in reference.tensors if n.startswith("emb")):
+        yield from reference.judge(lambda n=name: {n: guidance_embedding(w, int(n[3:]))}, tables=True)
+
+
+def check_lcm_sampling(reference: Reference) -> Iterator[Result]:
+    """Sampling runs with a recorded network, at the settings of each model."""
+    for name in sorted({n.partition(".")[0] for n in reference.tensors}):
+        timesteps, scaling, schedule = _sampling_of(reference, name)
+        yield reference.same(f"{name}.timesteps", f"{name}.timesteps", timesteps)
+
+        def run(name: str = name, timesteps: Tensor = timesteps, scaling: float = scaling, kind: str = schedule):
+            noise = [reference.get(f"{name}.noise{i}") for i in range(len(timesteps) - 1)]
+            outputs = iter([reference.get(f"{name}.eps{i}") for i in range(len(timesteps))])
+            found: Values = {}
+
+            def keep(index: int, t: Tensor, x: Tensor, denoised: Tensor) -> None:
+                found[f"{name}.x{index + 1}"], found[f"{name}.denoised{index}"] = x, denoised
+
+            sample_lcm(
+                lambda x, t: next(outputs),
+                reference.get(f"{name}.x0"),
+                timesteps,
+                Schedule.create(kind, zero_terminal_snr=False),
+                "eps",
+                lambda x, index: noise[index],
+                callback=keep,
+                timestep_scaling=scaling,
+            )
+            return found
+
+        # The noise schedule belongs to what is judged: its float32 table is divided by at high noise.
+        yield from reference.judge(run, copies=4, tables=True)
+
+
+def _sampling_of(reference: Reference, name: str) -> tuple[Tensor, float, str]:
+    """Timesteps, factor on time and schedule of a model, by its name: MCM's have 4 and 50 original steps."""
+    model, original = re.fullmatch(r"([a-z]+)(\d*)", name).groups()  # type: ignore[union-attr]
+    steps = len(reference.tensors[f"{name}.timesteps"])
+    timesteps = lcm_timesteps(steps, int(original or 50))
+    return timesteps, 10.0 if model == "animatelcm" else 4.0, "scaled_linear" if model == "modelscope" else "linear"
+
+
+def check_discriminator_input(reference: Reference) -> Iterator[Result]:
+    """Each change of the frames with its recorded draws, all of them from a seed, and what the network sees."""
+    x, size = reference.get("x"), int(reference.metadata["resize"])
+    whole = View(changes=None, crop=torch.full((len(x), 2), -1))
+    yield from reference.judge(lambda: {"preprocess.nodiffaug": prepare(x, whole, size)})
+    changes = {"brightness": change_brightness, "saturation": change_saturation, "contrast": change_contrast}
+    for name, change in changes.items():
+        yield from reference.judge(lambda n=name, c=change: {n: c(x, reference.get(f"{n}.u"))})
+    for name, change in {"translation": move, "cutout": cut_hole}.items():
+        drawn = torch.stack([reference.get(f"{name}.{axis}").flatten() for axis in "xy"], dim=1)
+        yield reference.same(name, name, change(x, drawn))
+    generator = torch.Generator().manual_seed(int(reference.metadata["torch_seed"]))
+    drawn = draw_changes(len(x), *x.shape[2:], generator)
+    yield from reference.judge(lambda: {"full_policy": augment(x, drawn)})
+
+
+def check_discriminator(reference: Reference) -> Iterator[Result]:
+    """The heads: logits as they are and after a power iteration, gradients, and the penalty on them."""
+    hooks = [str(hook) for hook in reference.metadata["hooks"]]
+    state = _part(reference, "sd.")
+    text_width = state[f"heads.{hooks[0]}.cmapper.weight"].shape[1]
+    first = Discriminator(dict.fromkeys(hooks, int(reference.metadata["embed_dim"])), text_width)
+    first.load_state_dict(state)
+    for case in sorted({n.partition(".")[0] for n in reference.tensors if re.fullmatch(r"b\d+\.c", n)}):
+        yield from reference.judge(lambda c=case: _logits(reference, first, hooks, c))
+        yield from reference.judge(lambda c=case: _penalty(reference, first, hooks, c))
+
+
+def _inputs(reference: Reference, hooks: list[str], case: str) -> tuple[Values, Tensor, int]:
+    text = reference.get(f"{case}.c") + 0.0
+    features = {h: (reference.get(f"{case}.feature.{h}") + 0.0).detach().requires_grad_() for h in hooks}
+    return features, text, -(-len(text) // int(reference.metadata["virtual_bs"]))
+
+
+def _logits(reference: Reference, first: Discriminator, hooks: list[str], case: str) -> Values:
+    discriminator = deepcopy(first).to(_precision())
+    features, text, groups = _inputs(reference, hooks, case)
+    found = {"eval.logits": discriminator(features, text, groups)}
+    for convolution in discriminator.convolutions().values():
+        convolution.iterate()
+    logits = discriminator(features, text, groups)
+    loss = ADVERSARIAL_LOSSES["hinge"].generator(logits).mean()
+    loss.backward()
+    found |= {"train.logits": logits, "train.gen_hinge": loss}
+    found |= {f"train.grad_feature.{h}": features[h].grad for h in hooks}
+    for key, parameter in discriminator.named_parameters():
+        found |= {f"train.after.{key}": parameter} if parameter.grad is None else {f"train.grad.{key}": parameter.grad}
+    return {f"{case}.{key}": value.detach() for key, value in found.items()}
+
+
+def _penalty(reference: Reference, first: Discriminator, hooks: list[str], case: str) -> Values:
+    discriminator = deepcopy(first).to(_precision())
+    for convolution in discriminator.convolutions().values():
+        convolution.iterate()
+    features, text, groups = _inputs(reference, hooks, case)
+    norms = gradient_norms(discriminator(features, text, groups), features)
+    penalty = gradient_penalty(norms).mean()
+    penalty.backward()
+    found = {"norm": norms, "penalty": penalty}
+    found |= {f"grad.{k}": p.grad for k, p in discriminator.named_parameters() if p.grad is not None}
+    return {f"{case}.gp.{key}": value.detach() for key, value in found.items()}
+
+
+def _precision() -> torch.dtype:
+    """What float32 numbers are computed in here: gradients have the type of their parameters."""
+    return (torch.zeros(1) + 0.0).dtype
+
+
+def _part(reference: Reference, prefix: str) -> Values:
+    """Tensors whose names begin so, without it."""
+    return {n.removeprefix(prefix): reference.get(n) for n in reference.tensors if n.startswith(prefix)}
+
+
+

@@ -1,0 +1,60 @@
+"""Slow and fast parts of latents along time, height and width (MCM, "low" and "high frequency components")."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+STOP = 0.25
+"""Where the filter has fallen to a half, in units of the highest frequency, along time and in space."""
+ORDER = 4
+
+
+def butterworth(frames: int, height: int, width: int, stop: float = STOP, order: int = ORDER) -> Tensor:
+    """A Butterworth low-pass of three axes, ``1 / (1 + (d^2 / stop^2)^order)`` at a distance d from no frequency.
+
+    The middle of an axis of n frequencies is taken at ``n / 2``, which for an odd n lies between two of them, as in the
+    authors' code (and FreeInit, arXiv 2312.07537).
+
+    Args:
+        frames: F.
+        height: h.
+        width: w.
+        stop: where it is a half.
+        order: how steep it is.
+
+    Returns:
+        float64 ``[F, h, w]`` in (0, 1], frequency 0 in the middle (as after ``fftshift``).
+    """
+    t, y, x = ((2.0 * torch.arange(n, dtype=torch.float64) / n - 1.0) ** 2 for n in (frames, height, width))
+    distance = t[:, None, None] + y[:, None] + x
+    return 1.0 / (1.0 + (distance / stop**2) ** order)
+
+
+@lru_cache(16)
+def _half(frames: int, height: int, width: int, device: torch.device) -> Tensor:
+    """What a real input's spectrum is multiplied by, ``[F, h, w // 2 + 1]``; built once a shape.
+
+    The authors keep the real part of what they filter. That part is what the mean of the filter at a frequency and at
+    its negative gives, and a real input's spectrum then needs one half only.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        response = torch.fft.ifftshift(butterworth(frames, height, width))
+        negative = response.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
+        return (0.5 * (response + negative))[..., : width // 2 + 1].float().contiguous().to(device)
+
+
+def low_frequency(x: Tensor) -> Tensor:
+    """What the low-pass leaves of latents ``[B, C, F, h, w]``; float32, same shape."""
+    axes = (-3, -2, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        spectrum = torch.fft.rfftn(x, dim=axes)
+        return torch.fft.irfftn(spectrum * _half(*x.shape[-3:], x.device), s=x.shape[-3:], dim=axes)
+
+
+def high_frequency(x: Tensor) -> Tensor:
+    """What the low-pass takes away; float32, shape of ``x``."""
+    return x.float() - low_frequency(x)
