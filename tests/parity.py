@@ -73,6 +73,7 @@ from mcm import (  # noqa: E402
     check_solver,
     check_spatial_head,
 )
+from mcm_step import check_assembly, check_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
 
@@ -124,6 +125,8 @@ KINDS = (
     Kind("guidance_scale_embedding", check_guidance_embedding, r"emb\d+"),
     Kind("lcm_sampling", check_lcm_sampling, r"\w+\.denoised0"),
     Kind("discriminator_input", check_discriminator_input, r"full_policy"),
+    Kind("cd_assembly", check_assembly, r"noisy_model_input"),
+    Kind("tiny_unet3d", check_step, r"real\.model_pred"),
     Kind("discriminator_head", check_discriminator, r"b\d+\.eval\.logits"),
 )
 # Not reference values: the recipe, indices and notes beside them, weights that other files name.

@@ -6,19 +6,20 @@ Sizes come from the tensors, settings from the metadata.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
+from precision import distance, named, without_rounding
 from reference import Reference, Result
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.engine.followers import update_ema
 from training.methods.parts.adversary import (
     ADVERSARIAL_LOSSES,
     gradient_norms,
     gradient_penalty,
-    per_sample,
 )
 from training.methods.parts.augmentation import (
     augment,
@@ -61,14 +62,14 @@ PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 
 def check_motion(reference: Reference) -> Iterator[Result]:
     """Every representation of student and target: values, both distances and the gradient."""
-    student, target = reference.get("latent_student"), reference.get("latent_target")
     names = [match[1] for n in sorted(reference.tensors) if (match := re.fullmatch(r"huber\.(\w+)", n))]
     for name in names:
         motion = MOTIONS[MOTION_NAMES[name]]
-        yield from reference.judge(lambda n=name, m=motion: _motion_values(reference, n, m, student, target))
         if name == "lcor":
-            yield from _local(reference, motion, student)
-    sizes = tuple(student.shape[-3:])
+            yield from _local(reference, motion)
+        else:
+            yield from reference.judge(lambda n=name, m=motion: _motion_values(reference, n, m))
+    sizes = tuple(reference.tensors["latent_student"].shape[-3:])
 
     def table() -> Values:
         stored = reference.tensors["lowpass_filter"]
@@ -77,36 +78,66 @@ def check_motion(reference: Reference) -> Iterator[Result]:
     yield from reference.judge(table, tables=True)
 
 
-def _motion_values(reference: Reference, name: str, motion: Motion, student: Tensor, target: Tensor) -> Values:
+def _motion_values(reference: Reference, name: str, represent: Callable[[Tensor], Tensor]) -> Values:
     # A leaf of the precision that is computed in.
-    x = (student + 0.0).detach().requires_grad_()
-    one, other = motion(x), motion(target)
+    x = (reference.get("latent_student") + 0.0).detach().requires_grad_()
+    one, other = represent(x), represent(reference.get("latent_target"))
     huber = pseudo_huber(one, other, float(reference.metadata["huber_c"])).mean()
     huber.backward()
-    found = {f"huber.{name}": huber, f"l2.{name}": (one - other).square().mean(), f"grad_student.{name}": x.grad}
-    if name != "lcor":  # whose marks of places outside would hide the rest
-        found |= {f"out_student.{name}": one, f"out_target.{name}": other}
-    return {key: value for key, value in found.items() if value is not None and key in reference.tensors}
+    found = {"huber": huber, "l2": (one - other).square().mean(), "grad_student": x.grad}
+    found |= {"out_student": one, "out_target": other}
+    kept = {f"{key}.{name}": value for key, value in found.items() if value is not None}
+    return {key: value for key, value in kept.items() if key in reference.tensors}
 
 
-def _local(reference: Reference, motion: Motion, x: Tensor) -> Iterator[Result]:
-    """Local correlations inside the image by rounding, outside exactly."""
-    name = "out_student.lcor"
-    stored = reference.get(name)
+def _local(reference: Reference, motion: Motion) -> Iterator[Result]:
+    """Local correlations: inside the image and what follows by rounding, outside exactly.
+
+    The authors sample each window between the pixels, at places that are rounded; so the bound of their numbers is that
+    of such a sampling.
+    """
+    out = "out_student.lcor"
+    x, stored = reference.get("latent_student"), reference.get(out)
     radius = int(reference.metadata["lcor_radius"])
     good = inside(x.shape[3], x.shape[4], radius).expand(stored.shape)
-    yield Result(f"{name}, outside", float((stored[~good] != OUTSIDE).sum()), 0.0)
-    yield Result(f"{name}, ours outside", float((motion(x).view(stored.shape)[~good] != OUTSIDE).sum()), 0.0)
-    part = Reference(reference.path, reference.metadata, {name: stored[good]})
-    yield from part.judge(lambda: {name: motion(x).view(stored.shape)[good]})
+    yield Result(f"{out}, recorded outside", float((stored[~good] != OUTSIDE).sum()), 0.0)
+    yield Result(f"{out}, outside", float((motion(x).view(stored.shape)[~good] != OUTSIDE).sum()), 0.0)
+
+    def values(represent: Callable[[Tensor], Tensor]) -> Values:
+        found = _motion_values(reference, "lcor", represent)
+        return found | {out: found[out].view(stored.shape)[good]}  # the marks outside would hide the rest
+
+    ours, exact = named(values(motion)), without_rounding(lambda: values(motion))
+    sampled = without_rounding(lambda: values(lambda x: sampled_correlation(x, radius)), tables=True)
+    for name, value in ours.items():
+        recorded = reference.get(name)
+        recorded = recorded[good] if name == out else recorded
+        yield Result(f"{name}, recorded", distance(recorded, exact.values[name]), sampled.bound(name))
+        yield Result(name, distance(value, exact.values[name]), exact.bound(name))
+
+
+def sampled_correlation(x: Tensor, radius: int) -> Tensor:
+    """`local_correlation` by sampling each window at places given as shares of the image."""
+    height, width = x.shape[3:]
+    frames = x.transpose(1, 2)
+    frame, following = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+    offset = torch.arange(-radius, radius + 1).double()
+    rows, columns = (torch.arange(n).double()[:, None] + offset for n in (height, width))
+    y, x_ = (2.0 * (places / (places.shape[0] - 1)) - 1.0 for places in (rows, columns))
+    around = (height, width, 2 * radius + 1, 2 * radius + 1)
+    grid = torch.stack([x_[None, :, None].expand(around), y[:, None, :, None].expand(around)], -1)
+    grid = grid.flatten(0, 1).flatten(1, 2).to(following.dtype)
+    windows = functional.grid_sample(following, grid.expand(len(following), -1, -1, -1), align_corners=True)
+    found = (frame.flatten(2).unsqueeze(3) * windows).sum(1) / x.shape[1] ** 0.5
+    return found.masked_fill(~inside(height, width, radius), OUTSIDE)
 
 
 def check_spatial_head(reference: Reference) -> Iterator[Result]:
     """Heads of both sizes with their twins: values, loss, gradients, and the twin's step."""
     for name in sorted({n.partition(".")[0] for n in reference.tensors if ".online." in n}):
         online, twin = (_head(reference, f"{name}.{part}.") for part in ("online", "target"))
-        at_start = MotionHead(reference.tensors["x"].shape[1], _size(online))
-        yield Result(f"{name} as it begins", float((at_start(reference.get("x")) - reference.get("x")).abs().max()), 0)
+        x, fresh = reference.get("x"), MotionHead(reference.tensors["x"].shape[1], _size(online))
+        yield Result(f"{name} as it begins", distance(fresh(x).detach(), x), 0.0)
         yield from reference.judge(lambda n=name, a=online, b=twin: _head_values(reference, n, a, b))
 
         def follow(name: str = name, online: MotionHead = online, twin: MotionHead = twin) -> Values:
@@ -198,13 +229,11 @@ def check_ema(reference: Reference) -> Iterator[Result]:
     steps = sorted(int(n.removeprefix("after")) for n in reference.tensors if n.startswith("after"))
 
     def run() -> Values:
-        average, source = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        average.weight = nn.Parameter(reference.get("target") + 0.0)
-        source.weight = nn.Parameter(reference.get("source") + 0.0)
+        average, source = (nn.ParameterList([nn.Parameter(reference.get(n) + 0.0)]) for n in ("target", "source"))
         found = {}
         for step in range(1, max(steps) + 1):
             update_ema(average, source, float(reference.metadata["rate"]))
-            found[f"after{step}"] = average.weight.detach().clone()
+            found[f"after{step}"] = average[0].detach().clone()
         return found
 
     yield from reference.judge(run, copies=8)
@@ -218,10 +247,15 @@ def check_gan_losses(reference: Reference) -> Iterator[Result]:
         found = {}
         for name, loss in ADVERSARIAL_LOSSES.items():
             sides = {"G.{}": (loss.generator, made), "D.{}.gt": (loss.real, real), "D.{}.gen": (loss.made, made)}
-            found |= {k.format(name): per_sample(f(x + 0.0), len(x)).mean() for k, (f, x) in sides.items()}
+            found |= {key.format(name): _mean_in_a_row(side(x + 0.0)) for key, (side, x) in sides.items()}
         return found
 
     yield from reference.judge(losses, copies=8)
+
+
+def _mean_in_a_row(x: Tensor) -> Tensor:
+    """A mean whose terms are added up one after the other, the worst order: a loss of few steps is hardly rounded."""
+    return torch.dot(x.flatten(), torch.ones_like(x).flatten()) / x.numel()
 
 
 def check_guidance_embedding(reference: Reference) -> Iterator[Result]:
@@ -321,8 +355,6 @@ def _logits(reference: Reference, first: Discriminator, hooks: list[str], case: 
 
 def _penalty(reference: Reference, first: Discriminator, hooks: list[str], case: str) -> Values:
     discriminator = deepcopy(first).to(_precision())
-    for convolution in discriminator.convolutions().values():
-        convolution.iterate()
     features, text, groups = _inputs(reference, hooks, case)
     norms = gradient_norms(discriminator(features, text, groups), features)
     penalty = gradient_penalty(norms).mean()

@@ -33,8 +33,8 @@ def butterworth(frames: int, height: int, width: int, stop: float = STOP, order:
     return 1.0 / (1.0 + (distance / stop**2) ** order)
 
 
-@lru_cache(16)
-def _half(frames: int, height: int, width: int, device: torch.device) -> Tensor:
+@lru_cache(32)
+def _half(frames: int, height: int, width: int, high: bool, device: torch.device) -> Tensor:
     """What a real input's spectrum is multiplied by, ``[F, h, w // 2 + 1]``; built once a shape.
 
     The authors keep the real part of what they filter. That part is what the mean of the filter at a frequency and at
@@ -43,18 +43,23 @@ def _half(frames: int, height: int, width: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         response = torch.fft.ifftshift(butterworth(frames, height, width))
         negative = response.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2))
-        return (0.5 * (response + negative))[..., : width // 2 + 1].float().contiguous().to(device)
+        low = 0.5 * (response + negative)
+        return (1.0 - low if high else low)[..., : width // 2 + 1].float().contiguous().to(device)
 
 
 def low_frequency(x: Tensor) -> Tensor:
     """What the low-pass leaves of latents ``[B, C, F, h, w]``; float32, same shape."""
-    axes = (-3, -2, -1)
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.float()
-        spectrum = torch.fft.rfftn(x, dim=axes)
-        return torch.fft.irfftn(spectrum * _half(*x.shape[-3:], x.device), s=x.shape[-3:], dim=axes)
+    return _filtered(x, high=False)
 
 
 def high_frequency(x: Tensor) -> Tensor:
     """What the low-pass takes away; float32, shape of ``x``."""
-    return x.float() - low_frequency(x)
+    return _filtered(x, high=True)
+
+
+def _filtered(x: Tensor, *, high: bool) -> Tensor:
+    """Half precision is left first: it has transforms of few lengths only, on few devices."""
+    axes, sizes = (-3, -2, -1), x.shape[-3:]
+    with torch.autocast(x.device.type, enabled=False):
+        spectrum = torch.fft.rfftn(x.float(), dim=axes)
+        return torch.fft.irfftn(spectrum * _half(*sizes, high, x.device), s=sizes, dim=axes)
