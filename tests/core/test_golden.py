@@ -15,7 +15,7 @@ sys.path[:0] = [str(GOLDEN.parent)]
 
 import parity  # noqa: E402
 
-FOLDERS = (GOLDEN, GOLDEN / "animatediff", GOLDEN / "animatelcm")
+FOLDERS = (GOLDEN, GOLDEN / "animatediff", GOLDEN / "animatelcm", GOLDEN / "mcm")
 FILES = [path for folder in FOLDERS for path in parity.files_in(folder)]
 # Inputs of cases that were left out to keep the repository small.
 SHORTENED = {"unet_videolcm_vcomposer.io.safetensors"}

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
+from random import Random
+from typing import Any
 
 import torch
 from precision import distance, named, without_rounding
@@ -30,13 +33,15 @@ from training.methods.parts.augmentation import (
     draw_changes,
     move,
 )
-from training.methods.parts.correlation import OUTSIDE, inside
+from training.methods.parts.correlation import OUTSIDE, inside, local_correlation
 from training.methods.parts.discriminator import Discriminator
 from training.methods.parts.discriminator_input import View, prepare
+from training.methods.parts.frame_choice import any_frames, one_of_each_part
 from training.methods.parts.frequency import butterworth
 from training.methods.parts.guidance_embedding import guidance_embedding
-from training.methods.parts.motion import MOTIONS, Motion
+from training.methods.parts.motion import MOTIONS
 from training.methods.parts.motion_head import HeadSize, MotionHead
+from training.students.lora_files import KOHYA_PREFIX, PEFT_PREFIX
 from videolcm_core.diffusion.consistency import boundary_scalings, pseudo_huber
 from videolcm_core.diffusion.prediction import to_eps, to_x_0
 from videolcm_core.diffusion.samplers import sample_lcm
@@ -64,10 +69,10 @@ def check_motion(reference: Reference) -> Iterator[Result]:
     """Every representation of student and target: values, both distances and the gradient."""
     names = [match[1] for n in sorted(reference.tensors) if (match := re.fullmatch(r"huber\.(\w+)", n))]
     for name in names:
-        motion = MOTIONS[MOTION_NAMES[name]]
         if name == "lcor":
-            yield from _local(reference, motion)
+            yield from _local(reference)
         else:
+            motion = MOTIONS[MOTION_NAMES[name]]
             yield from reference.judge(lambda n=name, m=motion: _motion_values(reference, n, m))
     sizes = tuple(reference.tensors["latent_student"].shape[-3:])
 
@@ -90,24 +95,26 @@ def _motion_values(reference: Reference, name: str, represent: Callable[[Tensor]
     return {key: value for key, value in kept.items() if key in reference.tensors}
 
 
-def _local(reference: Reference, motion: Motion) -> Iterator[Result]:
+def _local(reference: Reference) -> Iterator[Result]:
     """Local correlations: inside the image and what follows by rounding, outside exactly.
 
     The authors sample each window between the pixels, at places that are rounded; so the bound of their numbers is that
     of such a sampling.
     """
-    out = "out_student.lcor"
-    x, stored = reference.get("latent_student"), reference.get(out)
-    radius = int(reference.metadata["lcor_radius"])
-    good = inside(x.shape[3], x.shape[4], radius).expand(stored.shape)
-    yield Result(f"{out}, recorded outside", float((stored[~good] != OUTSIDE).sum()), 0.0)
-    yield Result(f"{out}, outside", float((motion(x).view(stored.shape)[~good] != OUTSIDE).sum()), 0.0)
+    out, radius = "out_student.lcor", int(reference.metadata["lcor_radius"])
+    x = reference.get("latent_student")
+    correlate = partial(local_correlation, radius=radius)
+    good = inside(x.shape[3], x.shape[4], radius).expand(correlate(x).shape)
+    if out in reference.tensors:
+        yield Result(f"{out}, recorded outside", float((reference.get(out)[~good] != OUTSIDE).sum()), 0.0)
+    yield Result(f"{out}, outside", float((correlate(x)[~good] != OUTSIDE).sum()), 0.0)
 
     def values(represent: Callable[[Tensor], Tensor]) -> Values:
         found = _motion_values(reference, "lcor", represent)
-        return found | {out: found[out].view(stored.shape)[good]}  # the marks outside would hide the rest
+        # The marks outside would hide the rest.
+        return found | ({out: found[out].view(good.shape)[good]} if out in found else {})
 
-    ours, exact = named(values(motion)), without_rounding(lambda: values(motion))
+    ours, exact = named(values(correlate)), without_rounding(lambda: values(correlate))
     sampled = without_rounding(lambda: values(lambda x: sampled_correlation(x, radius)), tables=True)
     for name, value in ours.items():
         recorded = reference.get(name)
@@ -136,7 +143,7 @@ def check_spatial_head(reference: Reference) -> Iterator[Result]:
     """Heads of both sizes with their twins: values, loss, gradients, and the twin's step."""
     for name in sorted({n.partition(".")[0] for n in reference.tensors if ".online." in n}):
         online, twin = (_head(reference, f"{name}.{part}.") for part in ("online", "target"))
-        x, fresh = reference.get("x"), MotionHead(reference.tensors["x"].shape[1], _size(online))
+        x, fresh = reference.get("x"), MotionHead(reference.tensors["x"].shape[1], MOTIONS[MOTION_NAMES[name]].head)
         yield Result(f"{name} as it begins", distance(fresh(x).detach(), x), 0.0)
         yield from reference.judge(lambda n=name, a=online, b=twin: _head_values(reference, n, a, b))
 
@@ -150,15 +157,11 @@ def check_spatial_head(reference: Reference) -> Iterator[Result]:
 
 def _head(reference: Reference, prefix: str) -> MotionHead:
     state = _part(reference, prefix)
-    kernel = state["layers.0.0.weight"].shape[-1]
+    channels, width = state["conv_out.weight"].shape[:2]
     layers = len({key.split(".")[1] for key in state if key.startswith("layers.")})
-    head = MotionHead(state["conv_out.weight"].shape[0], HeadSize(layers, kernel))
+    head = MotionHead(channels, HeadSize(layers, state["layers.0.0.weight"].shape[-1], width))
     head.load_state_dict(state)
     return head
-
-
-def _size(head: MotionHead) -> HeadSize:
-    return HeadSize(len(head.layers), int(head.layers[0][0].kernel_size[0]))  # type: ignore[index]
 
 
 def _head_values(reference: Reference, name: str, online: MotionHead, twin: MotionHead) -> Values:
@@ -190,17 +193,18 @@ def check_boundary(reference: Reference) -> Iterator[Result]:
 def check_solver(reference: Reference) -> Iterator[Result]:
     """The schedule, the grid, conversions of the three predictions and a step of DDIM."""
     start, end, kind = reference.metadata["beta"]
-    grid, before = distillation_grid(int(reference.metadata["ddim_timesteps"]))
+    num = len(reference.tensors["alphas_cumprod"])
+    grid, before = distillation_grid(int(reference.metadata["ddim_timesteps"]), num)
     yield reference.same("ddim_timesteps", "ddim_timesteps", grid)
     t, index = reference.get("timesteps"), reference.get("index")
     yield reference.same("timesteps of the indices", "timesteps", grid[index])
     output, x = reference.get("model_output"), reference.get("sample")
 
     def schedule() -> Schedule:
-        return Schedule.create(kind, False, beta_start=start, beta_end=end)
+        return Schedule.create(kind, False, num_timesteps=num, beta_start=start, beta_end=end)
 
     def tables() -> Values:
-        table, every = schedule(), torch.arange(1000)
+        table, every = schedule(), torch.arange(num)
         return {
             "alphas_cumprod": table.alphas_cumprod,
             "alpha_schedule": table.alpha_t(every),
@@ -209,7 +213,7 @@ def check_solver(reference: Reference) -> Iterator[Result]:
             "ddim_alpha_cumprods_prev": table.alphas_cumprod[before],
         }
 
-    yield from reference.judge(tables, copies=4, tables=True)
+    yield from reference.judge(tables, copies=8, tables=True)
 
     def values() -> Values:
         table, found = schedule(), dict[str, Tensor]()
@@ -221,7 +225,7 @@ def check_solver(reference: Reference) -> Iterator[Result]:
         found["step.x_prev"] = ddim_step(pred_x_0, eps, table.alpha_t(previous), table.sigma_t(previous))
         return found | {"noise_added": table.add_noise(x, output, t)}
 
-    yield from reference.judge(values, copies=4, tables=True)
+    yield from reference.judge(values, copies=8, tables=True)
 
 
 def check_ema(reference: Reference) -> Iterator[Result]:
@@ -262,7 +266,7 @@ def check_guidance_embedding(reference: Reference) -> Iterator[Result]:
     """Features of the guidance scale, of every recorded width."""
     w = reference.get("w")
     for name in sorted(n for n in reference.tensors if n.startswith("emb")):
-        yield from reference.judge(lambda n=name: {n: guidance_embedding(w, int(n[3:]))}, tables=True)
+        yield from reference.judge(lambda n=name: {n: guidance_embedding(w, int(n[3:]))}, copies=8, tables=True)
 
 
 def check_lcm_sampling(reference: Reference) -> Iterator[Result]:
@@ -292,7 +296,7 @@ def check_lcm_sampling(reference: Reference) -> Iterator[Result]:
             return found
 
         # The noise schedule belongs to what is judged: its float32 table is divided by at high noise.
-        yield from reference.judge(run, copies=4, tables=True)
+        yield from reference.judge(run, copies=8, tables=True)
 
 
 def _sampling_of(reference: Reference, name: str) -> tuple[Tensor, float, str]:
@@ -309,11 +313,12 @@ def check_discriminator_input(reference: Reference) -> Iterator[Result]:
     whole = View(changes=None, crop=torch.full((len(x), 2), -1))
     yield from reference.judge(lambda: {"preprocess.nodiffaug": prepare(x, whole, size)})
     changes = {"brightness": change_brightness, "saturation": change_saturation, "contrast": change_contrast}
-    for name, change in changes.items():
-        yield from reference.judge(lambda n=name, c=change: {n: c(x, reference.get(f"{n}.u"))})
-    for name, change in {"translation": move, "cutout": cut_hole}.items():
+    for name in changes.keys() & reference.tensors.keys():
+        yield from reference.judge(lambda n=name: {n: changes[n](x, reference.get(f"{n}.u"))})
+    places = {"translation": move, "cutout": cut_hole}
+    for name in places.keys() & reference.tensors.keys():
         drawn = torch.stack([reference.get(f"{name}.{axis}").flatten() for axis in "xy"], dim=1)
-        yield reference.same(name, name, change(x, drawn))
+        yield reference.same(name, name, places[name](x, drawn))
     generator = torch.Generator().manual_seed(int(reference.metadata["torch_seed"]))
     drawn = draw_changes(len(x), *x.shape[2:], generator)
     yield from reference.judge(lambda: {"full_policy": augment(x, drawn)})
@@ -323,8 +328,10 @@ def check_discriminator(reference: Reference) -> Iterator[Result]:
     """The heads: logits as they are and after a power iteration, gradients, and the penalty on them."""
     hooks = [str(hook) for hook in reference.metadata["hooks"]]
     state = _part(reference, "sd.")
-    text_width = state[f"heads.{hooks[0]}.cmapper.weight"].shape[1]
-    first = Discriminator(dict.fromkeys(hooks, int(reference.metadata["embed_dim"])), text_width)
+    projection, text_width = state[f"heads.{hooks[0]}.cmapper.weight"].shape
+    kernel = state[f"heads.{hooks[0]}.main.1.fn.0.weight_orig"].shape[-1]
+    widths = dict.fromkeys(hooks, int(reference.metadata["embed_dim"]))
+    first = Discriminator(widths, text_width, projection, kernel)
     first.load_state_dict(state)
     for case in sorted({n.partition(".")[0] for n in reference.tensors if re.fullmatch(r"b\d+\.c", n)}):
         yield from reference.judge(lambda c=case: _logits(reference, first, hooks, c))
@@ -374,4 +381,33 @@ def _part(reference: Reference, prefix: str) -> Values:
     return {n.removeprefix(prefix): reference.get(n) for n in reference.tensors if n.startswith(prefix)}
 
 
+def check_frame_sampling(reference: Reference) -> Iterator[Result]:
+    """Frames that a seed of Python's own generator chooses."""
+    for name, recorded in reference.metadata["values"].items():
+        seed, frames, count = map(int, re.fullmatch(r"seed(\d+)_n(\d+)_k(\d+)", name).groups())  # type: ignore[union-attr]
+        for theirs, choose in {"tsn_sample": one_of_each_part, "random_sample": any_frames}.items():
+            yield _equal(f"{name} {theirs}", choose(frames, count, Random(seed)), recorded[theirs])
 
+
+def check_lcm_timesteps(reference: Reference) -> Iterator[Result]:
+    """Timesteps of consistency sampling, of every length on every grid."""
+    for name, recorded in reference.metadata["values"].items():
+        original, steps = map(int, re.fullmatch(r"orig(\d+)_steps(\d+)", name).groups())  # type: ignore[union-attr]
+        yield _equal(name, lcm_timesteps(steps, original).tolist(), recorded)
+
+
+def check_kohya_keys(reference: Reference) -> Iterator[Result]:
+    """Names in a LoRA file of kohya's kind for those of peft's; the recorded lists may end before their end."""
+    peft = [key for key in reference.metadata["peft_keys"] if key != "..."]
+    modules = dict.fromkeys(key.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for key in peft)
+    names = [KOHYA_PREFIX + module.replace(".", "_") for module in modules]
+    parts = ("alpha", "lora_down.weight", "lora_up.weight")
+    found = [f"{name}.{part}" for name in names for part in parts]
+    recorded = [key for key in reference.metadata["kohya_keys"] if key != "..."]
+    yield _equal("kohya_keys", found[: len(recorded)], recorded[: len(found)])
+    each = reference.metadata["n_peft"] / 2 * len(parts)
+    yield _equal("names of all modules", each, reference.metadata["n_kohya"])
+
+
+def _equal(case: str, ours: Any, recorded: Any) -> Result:
+    return Result(case, float(ours != recorded), 0.0, "" if ours == recorded else f"{ours} instead of {recorded}")

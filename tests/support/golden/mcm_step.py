@@ -20,6 +20,7 @@ from training.methods.parts.motion_consistency import MotionConsistency
 from training.methods.parts.solver import GuidedDDIM, Predict
 from training.methods.parts.trajectory import simulated_origin
 from training.students.lora import ADAPTER, LoraOptions, LoraStudent, lora_layers, lora_student
+from training.students.lora_files import PEFT_PREFIX
 from videolcm_core.diffusion.consistency import boundary_scalings
 from videolcm_core.diffusion.schedule import Schedule
 from videolcm_core.families.vgen.keymaps import diffusers_to_vgen, vgen_to_diffusers
@@ -40,7 +41,6 @@ _ALONG = {
     "pred_x0_target": "target_pred_x_0",
     "target": "target",
 }
-PEFT_PREFIX = "base_model.model."
 
 
 def _consistency(reference: Reference, schedule: Schedule) -> MotionConsistency:
@@ -119,7 +119,7 @@ def check_assembly(reference: Reference) -> Iterator[Result]:
         )
 
     # The noise schedule belongs to what is judged: its float32 table is divided by at high noise.
-    yield from reference.judge(step, copies=4, tables=True)
+    yield from reference.judge(step, copies=8, tables=True)
 
 
 def check_step(reference: Reference) -> Iterator[Result]:
@@ -132,7 +132,8 @@ def check_step(reference: Reference) -> Iterator[Result]:
         def step(origin: str = origin) -> Values:
             return _step_from(reference, origin, deepcopy(teacher), deepcopy(student))
 
-        ours, exact = named(step()), without_rounding(step, copies=4)
+        ours = named(step())
+        exact = without_rounding(step, plain=ours)
         for name, value in ours.items():
             if name in reference.tensors:
                 yield from reference.judge_one(name, name, value, exact)
@@ -163,7 +164,9 @@ def _networks(reference: Reference) -> tuple[UNet3D, LoraStudent]:
     state = {n.removeprefix("teacher."): reference.get(n) for n in reference.tensors if n.startswith("teacher.")}
     adapters = {n.removeprefix(prefix): reference.get(n) for n in reference.tensors if n.startswith(prefix)}
     renamed = diffusers_to_vgen(state | adapters)
-    network = UNet3D(_config(given), _operations(int(given["norm_num_groups"])))
+    network = UNet3D(
+        _config(given, state["transformer_in.proj_in.weight"].shape[0]), _operations(int(given["norm_num_groups"]))
+    )
     network.load_state_dict({k: v for k, v in renamed.items() if ".lora_" not in k})
     network.train(False).requires_grad_(False)
     options = LoraOptions(rank=int(reference.metadata["lora_rank"]), alpha=float(reference.metadata["lora_alpha"]))
@@ -198,7 +201,7 @@ class _AnyWidth(UNetConfig):
         """Every width is allowed."""
 
 
-def _config(given: dict[str, Any]) -> UNetConfig:
+def _config(given: dict[str, Any], first: int) -> UNetConfig:
     widths = given["block_out_channels"]
     with_attention = [kind.startswith("CrossAttn") for kind in given["down_block_types"]]
     return _AnyWidth(
@@ -210,7 +213,7 @@ def _config(given: dict[str, Any]) -> UNetConfig:
         num_res_blocks=given["layers_per_block"],
         attention_scales=tuple(2.0**-level for level, has in enumerate(with_attention) if has),
         context_dim=given["cross_attention_dim"],
-        num_heads=8,  # of the first transformer along time, whatever the width
+        num_heads=first // given["attention_head_dim"],  # of the first transformer along time alone
         head_dim=given["attention_head_dim"],
         conditions=frozenset(),
         dropout=0.0,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TEXT_WIDTH = 64
+PROJECTION = 64
 """Of the projection that features and text meet in."""
 KERNEL = 9
 EPS = 1e-5
@@ -38,9 +38,8 @@ class SpectralConv1d(nn.Module):
         self.padding = kernel // 2
         plain = nn.Conv1d(inputs, outputs, kernel)
         self.weight_orig, self.bias = nn.Parameter(plain.weight.detach()), plain.bias
-        for name, length in (("weight_u", outputs), ("weight_v", inputs * kernel)):
-            vector = functional.normalize(torch.randn(length), dim=0)
-            self.register_parameter(name, nn.Parameter(vector, requires_grad=False))
+        u, v = (functional.normalize(torch.randn(length), dim=0) for length in (outputs, inputs * kernel))
+        self.weight_u, self.weight_v = nn.Parameter(u, requires_grad=False), nn.Parameter(v, requires_grad=False)
         for _ in range(FIRST_ITERATIONS):
             self.iterate()
 
@@ -117,7 +116,7 @@ class FrameHead(nn.Module):
         kernel: of the second convolution.
     """
 
-    def __init__(self, width: int, text_width: int, projection: int = TEXT_WIDTH, kernel: int = KERNEL) -> None:
+    def __init__(self, width: int, text_width: int, projection: int = PROJECTION, kernel: int = KERNEL) -> None:
         super().__init__()
         self.main = nn.ModuleList([_Block(width, 1), _Residual(_Block(width, kernel))])
         self.cmapper = nn.Linear(text_width, projection)
@@ -138,11 +137,16 @@ class Discriminator(nn.Module):
     Args:
         widths: of the features, by the layer's name.
         text_width: of the text's vector.
+        projection: see `FrameHead`.
+        kernel: see `FrameHead`.
     """
 
-    def __init__(self, widths: Mapping[str, int], text_width: int) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], text_width: int, projection: int = PROJECTION, kernel: int = KERNEL
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({name: FrameHead(width, text_width) for name, width in widths.items()})
+        heads = {name: FrameHead(width, text_width, projection, kernel) for name, width in widths.items()}
+        self.heads = nn.ModuleDict(heads)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor, groups: int = 1) -> Tensor:
         """Logits of all tokens of all layers.

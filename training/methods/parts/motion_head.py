@@ -8,15 +8,15 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTH = 64
 GROUPS = 32
 
 
 class HeadSize(NamedTuple):
-    """Of a head: how many convolutions before the last, and the side of their kernels."""
+    """Of a head: how many convolutions before the last, the side of their kernels, and their channels."""
 
     layers: int
     kernel: int
+    width: int = 64
 
 
 SMALL, LARGE = HeadSize(1, 1), HeadSize(4, 3)
@@ -36,16 +36,16 @@ class MotionHead(nn.Module):
 
     def __init__(self, channels: int = 4, size: HeadSize = SMALL) -> None:
         super().__init__()
-        widths = [channels, *[WIDTH] * size.layers]
+        widths = [channels, *[size.width] * size.layers]
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, size.kernel, padding=size.kernel // 2), nn.GroupNorm(GROUPS, after), nn.SiLU()
             )
             for before, after in zip(widths, widths[1:], strict=False)
         )
-        self.conv_out = nn.Conv2d(WIDTH, channels, 1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = nn.Conv2d(size.width, channels, 1)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map latents ``[B, C, F, h, w]`` to the same shape."""
