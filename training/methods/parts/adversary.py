@@ -52,9 +52,10 @@ def per_sample(values: Tensor, samples: int) -> Tensor:
     return values.reshape(samples, -1).mean(1)
 
 
-def mixed_features(real: Mapping[str, Tensor], made: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
-    """Between real and made features, ``share`` ``[N, 1, 1]`` of the real ones."""
-    return {name: share * value + (1.0 - share) * made[name] for name, value in real.items()}
+def mixed(real: Tensor, made: Tensor, share: Tensor) -> Tensor:
+    """Images between real and made ones ``[N, 3, H, W]``, ``share`` ``[N]`` of the real ones."""
+    share = share.view(-1, 1, 1, 1).to(real)
+    return share * real + (1.0 - share) * made
 
 
 def gradient_norms(logits: Tensor, features: Mapping[str, Tensor]) -> Tensor:

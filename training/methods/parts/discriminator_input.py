@@ -28,9 +28,20 @@ class View:
     crop: Tensor
 
 
-def draw_view(count: int, height: int, width: int, size: int, generator: torch.Generator) -> View:
-    """Draw for ``count`` images of ``height`` x ``width``, on the CPU."""
-    changes = draw_changes(count, height, width, generator)
+def draw_view(
+    count: int, height: int, width: int, size: int, generator: torch.Generator, *, augments: bool = True
+) -> View:
+    """Draw for ``count`` images of ``height`` x ``width``, on the CPU.
+
+    Args:
+        count: N.
+        height: of the images.
+        width: of the images.
+        size: of what the network sees.
+        generator: draws.
+        augments: whether the images are changed.
+    """
+    changes = draw_changes(count, height, width, generator) if augments else None
     cropped = torch.rand(count, 1, generator=generator) < CROPPED
     places = [torch.randint(max(0, side - size) + 1, (count,), generator=generator) for side in (height, width)]
     fits = min(height, width) >= size < max(height, width)
