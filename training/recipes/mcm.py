@@ -126,8 +126,8 @@ def authors() -> MCMRecipe:
     """As the published scripts: the same but a cosine with warm-up, another rate, a penalty, clipped, float16.
 
     The discriminator's rate is 1e-4 after their scaling; real frames are drawn by part of the clip; "wgan" has the
-    hinge's gradients. Two epochs of 2,467,378 clips are 38,554 steps of the nominal batch. They train with the 8-bit
-    AdamW of bitsandbytes; here it is AdamW. Their steps are not those of a batch of 128: gradients are not shared as meant.
+    hinge's gradients. Two epochs of 2,467,378 clips are 38,554 steps of the nominal batch, which their gradients, not
+    shared as meant, do not have. They train with the 8-bit AdamW of bitsandbytes; here it is AdamW.
     """
     return MCMRecipe(
         name="authors",

@@ -94,15 +94,15 @@ class FrameAdversary:
             if self.penalty:
                 images.append(mixed(real, made, draws.uniform(self.frames, Purpose.MIX).flatten()))
             seen: list[dict[str, Tensor]] = [networks["features"](part) for part in images]
-        between = {name: value.detach().requires_grad_() for name, value in seen[-1].items()}
-        seen[-1] = between
+        if self.penalty:
+            seen[-1] = {name: value.detach().requires_grad_() for name, value in seen[-1].items()}
         vectors, groups = self._given(text)
-        features = {name: torch.cat([part[name] for part in seen]) for name in between}
+        features = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         parts, samples = len(seen), len(latents)
         logits = networks["discriminator"](features, vectors.repeat(parts, 1), groups * parts).chunk(parts)
         values = per_sample(self.loss.made(logits[0]), samples) + per_sample(self.loss.real(logits[1]), samples)
         if self.penalty:
-            norms = gradient_norms(logits[2], between)
+            norms = gradient_norms(logits[2], seen[2])
             values = values + self.penalty * per_sample(gradient_penalty(norms), samples)
         return values
 
