@@ -112,7 +112,7 @@ class _Calls(TorchFunctionMode):
             passes = self._modes[func] = _IN_PLACE.match(getattr(func, "__name__", "")) is not None
         if passes:
             return func(*args, **kwargs)
-        numbers = [value for value in tensors_of((args, kwargs)) if value.is_floating_point()]
+        numbers = [v for v in tensors_of((args, kwargs)) if v.is_floating_point() or v.is_complex()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
             if not self._widens:
                 return func(*args, **kwargs)

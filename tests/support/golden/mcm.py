@@ -87,9 +87,9 @@ def _motion_values(reference: Reference, name: str, represent: Callable[[Tensor]
     # A leaf of the precision that is computed in.
     x = (reference.get("latent_student") + 0.0).detach().requires_grad_()
     one, other = represent(x), represent(reference.get("latent_target"))
-    huber = pseudo_huber(one, other, float(reference.metadata["huber_c"])).mean()
+    huber = huber_in_a_row(one, other, float(reference.metadata["huber_c"]))
     huber.backward()
-    found = {"huber": huber, "l2": (one - other).square().mean(), "grad_student": x.grad}
+    found = {"huber": huber, "l2": mean_in_a_row((one - other).square()), "grad_student": x.grad}
     found |= {"out_student": one, "out_target": other}
     kept = {f"{key}.{name}": value for key, value in found.items() if value is not None}
     return {key: value for key, value in kept.items() if key in reference.tensors}
@@ -170,7 +170,7 @@ def _head_values(reference: Reference, name: str, online: MotionHead, twin: Moti
     out = online(x)
     with torch.no_grad():
         goal = twin(reference.get("y") + 0.0)
-    huber = pseudo_huber(out, goal, float(reference.metadata["huber_c"])).mean()
+    huber = huber_in_a_row(out, goal, float(reference.metadata["huber_c"]))
     huber.backward()
     found = {"out_online": out, "out_target": goal, "huber": huber, "grad_x": x.grad}
     found |= {f"grad.{key}": parameter.grad for key, parameter in online.named_parameters()}
@@ -181,13 +181,14 @@ def check_boundary(reference: Reference) -> Iterator[Result]:
     """Scalings of the consistency function at every recorded factor on time."""
     t = reference.get("timesteps")
     sigma = float(reference.metadata["sigma_data"])
-    for scale in sorted({n.partition(".s")[2] for n in reference.tensors if ".s" in n}):
+    for name in sorted(n for n in reference.tensors if n != "timesteps"):
+        part, _, scale = name.partition(".s")
+        for index, row in _each(reference, name):
 
-        def scalings(scale: str = scale) -> Values:
-            c_skip, c_out = boundary_scalings(t, sigma, float(scale))
-            return {f"c_skip.s{scale}": c_skip, f"c_out.s{scale}": c_out}
+            def scaling(i: int = index, name: str = name, skips: bool = part == "c_skip", scale: str = scale) -> Values:
+                return {name: boundary_scalings(t[i : i + 1], sigma, float(scale))[0 if skips else 1]}
 
-        yield from reference.judge(scalings, copies=8, tables=True)
+            yield from row.judge(scaling, f"{int(t[index])}: ", copies=8, tables=True)
 
 
 def check_solver(reference: Reference) -> Iterator[Result]:
@@ -251,22 +252,23 @@ def check_gan_losses(reference: Reference) -> Iterator[Result]:
         found = {}
         for name, loss in ADVERSARIAL_LOSSES.items():
             sides = {"G.{}": (loss.generator, made), "D.{}.gt": (loss.real, real), "D.{}.gen": (loss.made, made)}
-            found |= {key.format(name): _mean_in_a_row(side(x + 0.0)) for key, (side, x) in sides.items()}
+            found |= {key.format(name): mean_in_a_row(side(x + 0.0)) for key, (side, x) in sides.items()}
         return found
 
     yield from reference.judge(losses, copies=8)
-
-
-def _mean_in_a_row(x: Tensor) -> Tensor:
-    """A mean whose terms are added up one after the other, the worst order: a loss of few steps is hardly rounded."""
-    return torch.dot(x.flatten(), torch.ones_like(x).flatten()) / x.numel()
 
 
 def check_guidance_embedding(reference: Reference) -> Iterator[Result]:
     """Features of the guidance scale, of every recorded width."""
     w = reference.get("w")
     for name in sorted(n for n in reference.tensors if n.startswith("emb")):
-        yield from reference.judge(lambda n=name: {n: guidance_embedding(w, int(n[3:]))}, copies=8, tables=True)
+        for i, row in _each(reference, name):
+            yield from row.judge(
+                lambda n=name, i=i: {n: guidance_embedding(w[i : i + 1], int(n[3:]))},
+                f"{w[i]:g}: ",
+                copies=8,
+                tables=True,
+            )
 
 
 def check_lcm_sampling(reference: Reference) -> Iterator[Result]:
@@ -351,7 +353,7 @@ def _logits(reference: Reference, first: Discriminator, hooks: list[str], case: 
     for convolution in discriminator.convolutions().values():
         convolution.iterate()
     logits = discriminator(features, text, groups)
-    loss = ADVERSARIAL_LOSSES["hinge"].generator(logits).mean()
+    loss = mean_in_a_row(ADVERSARIAL_LOSSES["hinge"].generator(logits))
     loss.backward()
     found |= {"train.logits": logits, "train.gen_hinge": loss}
     found |= {f"train.grad_feature.{h}": features[h].grad for h in hooks}
@@ -369,6 +371,22 @@ def _penalty(reference: Reference, first: Discriminator, hooks: list[str], case:
     found = {"norm": norms, "penalty": penalty}
     found |= {f"grad.{k}": p.grad for k, p in discriminator.named_parameters() if p.grad is not None}
     return {f"{case}.gp.{key}": value.detach() for key, value in found.items()}
+
+
+def mean_in_a_row(x: Tensor) -> Tensor:
+    """A mean whose terms are added up one after the other, the worst order that the recorded one may have."""
+    return torch.dot(x.flatten(), torch.ones_like(x).flatten()) / x.numel()
+
+
+def huber_in_a_row(one: Tensor, other: Tensor, c: float) -> Tensor:
+    """The mean of the pseudo-Huber distance of all numbers."""
+    return mean_in_a_row(pseudo_huber(one.reshape(-1, 1), other.reshape(-1, 1), c))
+
+
+def _each(reference: Reference, name: str) -> Iterator[tuple[int, Reference]]:
+    """A tensor row by row, where their sizes and so their bounds differ by much."""
+    for index, row in enumerate(reference.get(name).split(1)):
+        yield index, Reference(reference.path, reference.metadata, {name: row})
 
 
 def _precision() -> torch.dtype:

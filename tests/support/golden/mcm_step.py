@@ -8,12 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from mcm import MOTION_NAMES, Values
+from mcm import MOTION_NAMES, Values, huber_in_a_row
 from precision import named, without_rounding
 from reference import Reference, Result
 from torch import Tensor, nn
 
-from training.methods.parts.distance import huber
 from training.methods.parts.grid import TimestepGrid
 from training.methods.parts.motion import MOTIONS
 from training.methods.parts.motion_consistency import MotionConsistency
@@ -48,7 +47,7 @@ def _consistency(reference: Reference, schedule: Schedule) -> MotionConsistency:
         schedule=schedule,
         prediction="eps",
         solver=GuidedDDIM(schedule, "eps"),
-        distance=huber(float(reference.metadata["huber_c"])),
+        distance=lambda one, other: huber_in_a_row(one, other, float(reference.metadata["huber_c"])),
         timestep_scaling=float(reference.metadata["timestep_scaling"]),
     )
 
@@ -81,9 +80,7 @@ def _one_step(
     for theirs, ours in MOTION_NAMES.items():
         if MOTIONS[ours].head is None:
             motion = MOTIONS[ours]
-            found[losses.format(theirs)] = consistency.compare(
-                along["prediction"], along["target"], motion, motion
-            ).mean()
+            found[losses.format(theirs)] = consistency.compare(along["prediction"], along["target"], motion, motion)
     return found
 
 
