@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 import tiny_mcm as tiny
 import torch
+from no_float64 import NoFloat64
 from tiny_training import tiny_student, tiny_teacher
 
 import setup
 from training.engine.files import load_checkpoint
+from training.methods.parts.frequency import _half
 from training.methods.parts.motion import MOTIONS
 from training.recipes.mcm import MOTION_NAMES
 
@@ -101,6 +103,16 @@ def test_each_phase_has_gradients_of_its_own_modules_only(dino):
     assert moved(after, last, "discriminator") and not moved(after, last, "student") + moved(after, last, "head")
     frozen = [p for module in task.method.frozen.values() for p in module.parameters()]
     assert frozen and not any(p.requires_grad or p.grad is not None for p in frozen)
+
+
+@pytest.mark.parametrize("motion", ["learned", "low_frequency", "local_correlation"])
+def test_a_step_has_no_float64(dino, motion):
+    _half.cache_clear()
+    with NoFloat64() as watch:
+        task = tiny.tiny_mcm(tiny.tiny_recipe(dino, motion=motion))
+        task.step(0, torch.Generator())
+        task.released_state()
+    assert watch.found == set()
 
 
 def test_the_names_in_the_recipe_are_the_representations():

@@ -29,9 +29,14 @@ def butterworth(frames: int, height: int, width: int, stop: float = STOP, order:
     Returns:
         float64 ``[F, h, w]`` in (0, 1], frequency 0 in the middle (as after ``fftshift``).
     """
-    t, y, x = ((2.0 * torch.arange(n, dtype=torch.float64) / n - 1.0) ** 2 for n in (frames, height, width))
+    t, y, x = map(_squares, (frames, height, width))
     distance = t[:, None, None] + y[:, None] + x
     return 1.0 / (1.0 + (distance / stop**2) ** order)
+
+
+def _squares(n: int) -> Tensor:
+    """Squared distances from the middle of an axis of n frequencies, ``[n]`` in [0, 1]."""
+    return (2.0 * torch.arange(n, dtype=torch.float64) / n - 1.0) ** 2
 
 
 @lru_cache(32)
