@@ -44,9 +44,7 @@ def save_small_dino(folder: Path) -> Path:
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(5)
-    config = Dinov2Config(
-        hidden_size=16, num_hidden_layers=12, num_attention_heads=2, mlp_ratio=2, image_size=SIDE, patch_size=14
-    )
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=12, num_attention_heads=2, image_size=SIDE, patch_size=14)
     Dinov2Model(config).save_pretrained(str(folder))
     return folder
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..networks import Control, VgenNetwork
 from ..recipes.mcm import MCMRecipe
+from ..students import LoraStudent
 from .method import AdamW, Follower, Inputs, Losses, Method, MicroBatch, Needs, Networks, Phase, Trained
 from .parts import previews
 from .parts.adversary import ADVERSARIAL_LOSSES
@@ -36,7 +37,7 @@ class MCM(Method):
     def __init__(self, recipe: MCMRecipe, inputs: Inputs) -> None:
         r, teacher, student = recipe, inputs.teacher, inputs.student
         self.recipe, self.teacher, self.student, self.released = r, teacher, student, r.release
-        if not hasattr(student, "options"):
+        if not isinstance(student, LoraStudent):
             raise ValueError("MCM's student is a LoRA and all weights train; allowed: adapters. Give --lora 64.")
         self.needs = Needs(pixels=bool(r.adversarial_weight))
         schedule = teacher.schedule.to(inputs.device, torch.float32)

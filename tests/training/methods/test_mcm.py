@@ -170,8 +170,6 @@ def test_what_it_refuses(dino, tmp_path):
     refused("have 1 frame and the motion .* neighbouring", dino, batches=one, motion="difference", disc_frames=1)
     refused("disc_frames is 4 and the clips have 3 frames; allowed: 1 to 3", dino, disc_frames=4)
     refused("motion is 'flow'; allowed: raw, difference", dino, motion="flow")
-    (tmp_path / "file").write_bytes(b"")
-    refused("which is no folder; allowed for dinov2_s14", tmp_path / "file")
 
 
 def test_a_teacher_without_autoencoder_is_refused(dino):

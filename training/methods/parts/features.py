@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...metrics.lpips import Lpips, load_lpips
+from .dino_files import read_hub_dino
 
 DINO_BLOCKS: Final = (2, 5, 8, 11)
 """Whose outputs are taken, counted from 0."""
@@ -84,18 +85,16 @@ def _alexnet(path: Path) -> Features:
 
 
 def _dino(path: Path) -> Features:
-    from transformers import Dinov2Model
+    if path.is_dir():
+        from transformers import Dinov2Model
 
-    if not path.is_dir():
-        raise ValueError(
-            f"features_file is {path}, which is no folder; allowed for dinov2_s14: a folder of transformers with "
-            "config.json and model.safetensors (facebook/dinov2-small). Give --features-file FOLDER."
-        )
-    network = Dinov2Model.from_pretrained(str(path), local_files_only=True)
+        network = Dinov2Model.from_pretrained(str(path), local_files_only=True)
+    else:
+        network = read_hub_dino(path)
     layers = int(network.config.num_hidden_layers)
     if layers <= DINO_BLOCKS[-1]:
         raise ValueError(
-            f"{path} has {layers} blocks; allowed: 12 or more, as dinov2-small has. Give --features-file FOLDER."
+            f"{path} has {layers} blocks; allowed: 12 or more, as dinov2-small has. Give --features-file PATH."
         )
     return DinoFeatures(network)
 
