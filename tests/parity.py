@@ -78,11 +78,8 @@ from checks import (  # noqa: E402
 from distillation import check_distill_step  # noqa: E402
 from mcm import (  # noqa: E402
     check_boundary,
-    check_discriminator,
-    check_discriminator_input,
     check_ema,
     check_frame_sampling,
-    check_gan_losses,
     check_guidance_embedding,
     check_kohya_keys,
     check_lcm_sampling,
@@ -91,6 +88,7 @@ from mcm import (  # noqa: E402
     check_solver,
     check_spatial_head,
 )
+from mcm_adversary import check_discriminator, check_discriminator_input, check_gan_losses  # noqa: E402
 from mcm_step import check_assembly, check_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
