@@ -79,16 +79,18 @@ from distillation import check_distill_step  # noqa: E402
 from mcm import (  # noqa: E402
     check_boundary,
     check_ema,
-    check_frame_sampling,
     check_guidance_embedding,
-    check_kohya_keys,
-    check_lcm_sampling,
-    check_lcm_timesteps,
     check_motion,
     check_solver,
     check_spatial_head,
 )
 from mcm_adversary import check_discriminator, check_discriminator_input, check_gan_losses  # noqa: E402
+from mcm_sampling import (  # noqa: E402
+    check_frame_sampling,
+    check_kohya_keys,
+    check_lcm_sampling,
+    check_lcm_timesteps,
+)
 from mcm_step import check_assembly, check_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
