@@ -20,11 +20,26 @@ i2v_                        image to video: its encoder, and the UNet with it
 lcm_lora_, mcm_lora_        LoRAs
 hsv_align, svd_solver       colours of frames, noise levels of AnimateLCM-SVD
 paper_formulas              what the paper alone says
+
+Of MCM:
+
+motion_representations      representations of motion, their distances and gradients
+spatial_head, ema           the heads that learn one, and their twins
+boundary_scalings           of the consistency function
+ddim_solver_                schedule, grid, predictions, a solver's step
+guidance_scale_embedding    features of the guidance
+lcm_sampling                sampling runs with recorded outputs
+cd_assembly                 a step out of recorded outputs
+tiny_unet3d                 a step of a small network with a LoRA as student
+discriminator_              its input, its heads, the penalty
+gan_losses                  of both sides
+frame_sampling, lcm_timesteps, kohya_keys   JSON: chosen frames, timesteps, names in LoRA files
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -61,6 +76,22 @@ from checks import (  # noqa: E402
     check_unet,
 )
 from distillation import check_distill_step  # noqa: E402
+from mcm import (  # noqa: E402
+    check_boundary,
+    check_ema,
+    check_guidance_embedding,
+    check_motion,
+    check_solver,
+    check_spatial_head,
+)
+from mcm_adversary import check_discriminator, check_discriminator_input, check_gan_losses  # noqa: E402
+from mcm_sampling import (  # noqa: E402
+    check_frame_sampling,
+    check_kohya_keys,
+    check_lcm_sampling,
+    check_lcm_timesteps,
+)
+from mcm_step import check_assembly, check_step  # noqa: E402
 from reference import Reference, Result, config_of  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
 
@@ -73,7 +104,7 @@ class Kind(NamedTuple):
     Attributes:
         prefix: Of the file's name.
         check: What is compared.
-        marker: Pattern of a tensor that every file of the kind has.
+        marker: Pattern of a tensor, or of an entry of a JSON file, that every file of the kind has.
     """
 
     prefix: str
@@ -103,13 +134,28 @@ KINDS = (
     Kind("hsv_align", check_colours, r"target_bgr"),
     Kind("svd_solver", check_edm, r"sigmas"),
     Kind("paper_formulas", check_paper_formulas, r"x_t_next"),
+    Kind("motion_representations", check_motion, r"lowpass_filter"),
+    Kind("spatial_head", check_spatial_head, r"\w+\.online\.conv_out\.weight"),
+    Kind("boundary_scalings", check_boundary, r"c_skip\.s[\d.]+"),
+    Kind("ddim_solver_", check_solver, r"step\.x_prev"),
+    Kind("ema", check_ema, r"after\d+"),
+    Kind("gan_losses", check_gan_losses, r"logits_gen"),
+    Kind("guidance_scale_embedding", check_guidance_embedding, r"emb\d+"),
+    Kind("lcm_sampling", check_lcm_sampling, r"\w+\.denoised0"),
+    Kind("discriminator_input", check_discriminator_input, r"full_policy"),
+    Kind("cd_assembly", check_assembly, r"noisy_model_input"),
+    Kind("tiny_unet3d", check_step, r"real\.model_pred"),
+    Kind("frame_sampling", check_frame_sampling, r"seed\d+_n\d+_k\d+"),
+    Kind("lcm_timesteps", check_lcm_timesteps, r"orig\d+_steps\d+"),
+    Kind("kohya_keys", check_kohya_keys, r"kohya_keys"),
+    Kind("discriminator_head", check_discriminator, r"b\d+\.eval\.logits"),
 )
 # Not reference values: the recipe, indices and notes beside them, weights that other files name.
-IGNORED_SUFFIXES = (".py", ".json", ".md", ".txt", ".pyc")
+IGNORED_SUFFIXES = (".py", ".md", ".txt", ".pyc")
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Files to run or to refuse, without hidden ones, notes and weights of other files."""
+    """Files to run or to refuse, without hidden ones, notes, weights of other files, and JSON of no known kind."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -117,6 +163,7 @@ def files_in(folder: Path) -> list[Path]:
         and not path.name.startswith(".")
         and path.suffix not in IGNORED_SUFFIXES
         and not path.name.endswith(".weights.safetensors")
+        and (path.suffix != ".json" or find_kind(path) is not None)
     ]
 
 
@@ -127,15 +174,36 @@ def prefixes() -> list[str]:
 
 def find_kind(path: Path) -> Kind | None:
     """The kind of a file, by the beginning of its name and its tensors; where two fit, the longer beginning."""
-    if path.suffix != ".safetensors":
-        return None
     named = sorted((kind for kind in KINDS if path.name.startswith(kind.prefix)), key=lambda kind: -len(kind.prefix))
+    if not named or path.suffix not in (".json", ".safetensors"):
+        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = list(file.keys())
-    except (OSError, SafetensorError):
-        return named[0] if named else None  # which says what is wrong with it
-    return next((kind for kind in named if any(re.fullmatch(kind.marker, name) for name in tensors)), None)
+        names = entries_of(path) if path.suffix == ".json" else tensors_of(path)
+    except (OSError, SafetensorError, ValueError):
+        return named[0]  # which says what is wrong with it
+    return next((kind for kind in named if any(re.fullmatch(kind.marker, name) for name in names)), None)
+
+
+def tensors_of(path: Path) -> list[str]:
+    """Names of a file's tensors."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def entries_of(path: Path) -> list[str]:
+    """Names of a JSON file's entries and values; none where it has others."""
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        return []
+    values = content.get("values")
+    return [*content, *(values if isinstance(values, dict) else ())]
+
+
+def open_reference(path: Path) -> Reference:
+    """A file of tensors, or of JSON, whose content is the metadata then."""
+    if path.suffix == ".json":
+        return Reference(path, json.loads(path.read_text()), {})
+    return Reference.open(path)
 
 
 def available_memory() -> int | None:
@@ -162,7 +230,7 @@ def check_file(path: Path) -> Iterator[Result]:
     """Results of one file."""
     kind = find_kind(path)
     assert kind is not None
-    reference = Reference.open(path)
+    reference = open_reference(path)
     yield from kind.check(reference)
     unused = reference.unused()
     if unused:

@@ -1,5 +1,6 @@
 """Reference values of the authors' code, on small copies in this repository; ``tests/parity.py`` runs any folder."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ sys.path[:0] = [str(GOLDEN.parent)]
 
 import parity  # noqa: E402
 
-FOLDERS = (GOLDEN, GOLDEN / "animatediff", GOLDEN / "animatelcm")
+FOLDERS = (GOLDEN, GOLDEN / "animatediff", GOLDEN / "animatelcm", GOLDEN / "mcm")
 FILES = [path for folder in FOLDERS for path in parity.files_in(folder)]
 # Inputs of cases that were left out to keep the repository small.
 SHORTENED = {"unet_videolcm_vcomposer.io.safetensors"}
@@ -62,6 +63,8 @@ def test_command_passes_and_prints_errors(folder, capsys):
         ("i2v_a", "sd.conv_in.weight"),
         ("unet_forward_x", "y_8_999"),
         ("unet_x", "in.x"),
+        ("lcm_sampling", "modelscope.denoised0"),
+        ("lcm_sampling", "denoised_0"),
     ],
 )
 def test_one_name_may_mean_two_kinds_and_what_is_inside_tells(tmp_path, name, marker):
@@ -91,6 +94,57 @@ def test_a_small_difference_fails(folder, capsys):
     save_file({**tensors, "out.y": tensors["out.y"] + 3e-5}, path, metadata)
     assert parity.main([str(folder)]) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+WRONG = {
+    "boundary_scalings": ("c_skip.s4", 3, 1e-3),
+    "cd_assembly": ("huber.lcor", 0, 1e-3),
+    "ddim_solver_scaled_linear": ("step.x_prev", 7, 1e-3),
+    "discriminator_head": ("b4.train.after.heads.2.cls.weight_u", 1, 1e-3),
+    "discriminator_input": ("full_policy", 5, 1e-3),
+    "ema": ("after3", 2, 1e-3),
+    "gan_losses": ("D.wgan.gt", 0, 1e-3),
+    "guidance_scale_embedding": ("emb33", 35, 1e-2),
+    "lcm_sampling": ("modelscope.x3", 9, 1e-3),
+    "motion_representations": ("grad_student.lcor", 4, 1e-2),
+    "spatial_head": ("learn.grad_x", 3, 1e-2),
+}
+"""Of MCM's files a number, and how much of itself it is made wrong by."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_wrong_number_fails(tmp_path, name):
+    tensor, place, share = WRONG[name]
+    with safe_open(GOLDEN / "mcm" / f"{name}.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    number = tensors[tensor].view(-1)[place]
+    assert number != 0
+    tensors[tensor].view(-1)[place] = number * (1 + share)
+    save_file(tensors, path := tmp_path / f"{name}.safetensors", metadata)
+    wrong = [r.case for r in parity.check_file(path) if not r.passed]
+    assert wrong and all(tensor in case or case.endswith("recorded") for case in wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("frame_sampling", lambda values: values["seed0_n16_k2"]["tsn_sample"].reverse()),
+        ("lcm_timesteps", lambda values: values["orig50_steps4"].__setitem__(1, 749)),
+    ],
+)
+def test_one_wrong_entry_fails(tmp_path, name, change):
+    content = json.loads((GOLDEN / "mcm" / f"{name}.json").read_text())
+    change(content["values"])
+    (path := tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert len([r for r in parity.check_file(path) if not r.passed]) == 1
+
+
+def test_other_json_is_no_reference_and_a_broken_one_fails(tmp_path, capsys):
+    (tmp_path / "INDEX.json").write_text("{}")
+    (tmp_path / "lcm_timesteps.json").write_text("{")
+    assert parity.main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 files, 1 failures" in out and "JSONDecodeError" in out
 
 
 def test_a_broken_file_does_not_hide_the_others(folder, capsys):

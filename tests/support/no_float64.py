@@ -26,6 +26,7 @@ ON_THE_CPU = {
     ("consistency.py", "_scalings"),
     ("randomness.py", "draw_samples"),
     ("grid.py", "stratified"),
+    *(("frequency.py", name) for name in ("_squares", "butterworth", "_half")),  # the filter, kept in float32
     ("grid.py", "index"),
     ("model_sampling.py", "__init__"),  # sigmas and times of the grid, kept in float32
     ("base_model.py", "__init__"),  # the host's own tables

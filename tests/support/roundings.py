@@ -33,18 +33,20 @@ _RANDOM = frozenset(
 )
 
 BATCH_NORMS = ("native_batch_norm", "batch_norm")  # with a mean that does not depend on what is given
+_TRANSFORMS = ("_fft_r2c", "_fft_c2r", "_fft_c2c")
 _UPSAMPLING = re.compile("_?upsample_(linear1d|bilinear2d|bicubic2d|trilinear3d)(_aa)?$")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an operation does: its name, what it writes; whether it moves numbers only, draws them, or interpolates."""
+    """What an operation does: its name, what it writes; whether it moves numbers, draws, interpolates, and so on."""
 
     name: str
     written: tuple[tuple[int, str], ...]
     moves: bool
     draws: bool
     interpolates: bool
+    transforms: bool
 
     def changed(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """Tensors that the operation writes."""
@@ -62,7 +64,9 @@ def kind_of(func: Any) -> Kind:
         (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
     ]
     is_view = not written and any(result.alias_info is not None for result in schema.returns)
-    return Kind(name, tuple(written), is_view or name in _EXACT, name in _RANDOM, bool(_UPSAMPLING.match(name)))
+    moves, draws = is_view or name in _EXACT, name in _RANDOM
+    kinds = bool(_UPSAMPLING.match(name)), name in _TRANSFORMS
+    return Kind(name, tuple(written), moves, draws, *kinds)
 
 
 def count(name: str, args: tuple, index: int, made: Tensor) -> float:
@@ -100,6 +104,8 @@ def count(name: str, args: tuple, index: int, made: Tensor) -> float:
         return _in_a_row(args[0].numel() // args[0].shape[-1])
     if name in SOFTMAX:
         return OF_A_SOFTMAX
+    if name in _TRANSFORMS:
+        return _of_a_transform(args, made)
     if "scaled_dot_product" in name:  # two sums of products in a row, and a softmax between
         products, length = args[1].shape[-1] + args[1].shape[-2], args[1].shape[-2]
         return (products / 2 + length / 3 + OF_A_SOFTMAX**2) ** 0.5
@@ -122,6 +128,23 @@ def _coordinates(given: torch.Size, made: torch.Size, corners: bool, antialiased
         if scale and not math.log2(scale).is_integer():
             total += (2.0 if between else 3.0) * (min(a, b) if antialiased else a) ** 2
     return total**0.5
+
+
+def _of_a_transform(args: tuple, made: Tensor) -> float:
+    """Of a Fourier transform of n numbers, in units of the results' root mean square; see `transform_size`.
+
+    ``log2(n)`` stages follow one another, in each of which a product with a root of unity, itself rounded, and a sum
+    are rounded: three roundings a stage, independent of each other.
+    """
+    sizes = [max(made.shape[axis], args[0].shape[axis]) for axis in args[1]]
+    return max(1.0, (3.0 * math.log2(math.prod(sizes))) ** 0.5)
+
+
+def transform_size(made: Tensor, axes: list[int]) -> Tensor:
+    """What a Fourier transform's errors are as large as: all results share all terms, the largest ones too."""
+    parts = torch.view_as_real(made).square().mean(-1) if made.is_complex() else made.square()
+    size = parts.mean(tuple(axes), keepdim=True).sqrt().expand(parts.shape)
+    return torch.stack([size, size], -1) if made.is_complex() else size
 
 
 def _in_a_row(terms: int) -> float:

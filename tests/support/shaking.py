@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from norms import NORMS, OF_PRODUCTS, SOFTMAX, shake_norm, shake_softmax
-from roundings import BATCH_NORMS, Kind, count, kind_of, tensors_of
+from roundings import BATCH_NORMS, Kind, count, kind_of, tensors_of, transform_size
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,11 +70,13 @@ class _Operations(TorchDispatchMode):
         for index, value in enumerate(made):
             # Errors of an interpolation's weights are multiplied by neighbours, which the result may be smaller than.
             size = func(args[0].abs(), *args[1:], **kwargs) if kind.interpolates else None
+            size = transform_size(value, args[1]) if kind.transforms else size
             self._shake(value, count(kind.name, args, index, value) if self._whole else 1.0, size)
         return results
 
     def _shake(self, value: Tensor, roundings: float, size: Tensor | None = None) -> None:
-        """Add roundings of the size of a value, or of other numbers."""
+        """Add roundings of the size of a value, or of other numbers; real and imaginary parts have their own."""
+        value = torch.view_as_real(value) if value.is_complex() else value
         if value.dtype in (self._dtype, torch.float64) and value.numel():
             factors = self._drawn(value)
             # What float32 can hold is not rounded: the 0 and 1 of pure noise, whole numbers before `floor`.
@@ -110,7 +112,7 @@ class _Calls(TorchFunctionMode):
             passes = self._modes[func] = _IN_PLACE.match(getattr(func, "__name__", "")) is not None
         if passes:
             return func(*args, **kwargs)
-        numbers = [value for value in tensors_of((args, kwargs)) if value.is_floating_point()]
+        numbers = [v for v in tensors_of((args, kwargs)) if v.is_floating_point() or v.is_complex()]
         if self._tables or any(not hasattr(value, _TABLE) for value in numbers):
             if not self._widens:
                 return func(*args, **kwargs)

@@ -1,0 +1,182 @@
+"""MCM in the engine: what trains in which phase, any layout of a step, resume, and what it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import tiny_mcm as tiny
+import torch
+from no_float64 import NoFloat64
+from tiny_training import tiny_student, tiny_teacher
+
+import setup
+from training.engine.files import load_checkpoint
+from training.methods.parts.frequency import _half
+from training.methods.parts.motion import MOTIONS
+from training.recipes.mcm import MOTION_NAMES
+
+SCRIPT = setup.ROOT / "tests" / "support" / "tiny_mcm.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TRAINED = ("student", "head", "discriminator")
+FOLLOWERS = ("head_ema", "vectors")
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    return tiny.save_small_dino(tmp_path_factory.mktemp("dino"))
+
+
+def train(path, dino, *arguments, launcher=(), check=True):
+    command = [sys.executable, *launcher, str(SCRIPT), "--out", str(path), "--dino", str(dino), *arguments]
+    done = subprocess.run(command, cwd=setup.ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, dino):
+    """One process, four micro-batches of a clip."""
+    path = tmp_path_factory.mktemp("alone") / "c.pt"
+    train(path, dino, "--accumulation", "4")
+    return load_checkpoint(path)["task"]
+
+
+def difference(a, b, part):
+    return max((a[part][k] - v).abs().max().item() for k, v in b[part].items())
+
+
+def moved(before, after, part):
+    return [k for k, v in after[part].items() if (before[part][k] - v).abs().max() > 0]
+
+
+def test_all_its_parts_are_in_the_checkpoint_and_move(alone, dino):
+    assert set(alone) == {*TRAINED, *FOLLOWERS, *(f"optimizer.{name}" for name in TRAINED)}
+    start = tiny.tiny_mcm(tiny.tiny_recipe(dino)).state()
+    changed = {part: moved(start, alone, part) for part in (*TRAINED, *FOLLOWERS)}
+    assert all(".lora_" in name for name in changed["student"]), "the teacher's weights stay"
+    assert len(changed["student"]) == sum(".lora_" in name for name in alone["student"])
+    # Beside a 1 the twin's first steps are lost to rounding.
+    assert set(changed["head"]) == set(alone["head"]) == {*changed["head_ema"], "layers.0.1.weight"}
+    # What is added before a norm, or to real and made frames alike, has no gradient.
+    weights = {name for name in alone["discriminator"] if "weight_" in name or "cmapper" in name}
+    assert weights <= set(changed["discriminator"]), "its singular vectors too"
+    vectors = [v for name, v in alone["discriminator"].items() if name.endswith(("weight_u", "weight_v"))]
+    assert all(any(torch.equal(v, kept) for kept in alone["vectors"].values()) for v in vectors)
+
+
+@pytest.mark.parametrize(("layout", "accumulation"), [("two processes", 2), ("one process", 1)])
+def test_a_step_is_the_same_in_every_layout(tmp_path, dino, alone, layout, accumulation):
+    path = tmp_path / "c.pt"
+    train(path, dino, "--accumulation", str(accumulation), launcher=TWO if layout == "two processes" else ())
+    together = load_checkpoint(path)["task"]
+    assert {part: difference(alone, together, part) for part in (*TRAINED, *FOLLOWERS)} == pytest.approx(
+        dict.fromkeys((*TRAINED, *FOLLOWERS), 0.0), abs=1e-6
+    )
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, dino, alone):
+    path = tmp_path / "c.pt"
+    done = train(path, dino, "--accumulation", "4", "--kill-at", "2", check=False)
+    assert done.returncode == -signal.SIGKILL and load_checkpoint(path)["step"] == 2
+    train(path, dino, "--accumulation", "4")
+    resumed = load_checkpoint(path)["task"]
+    assert {part: difference(alone, resumed, part) for part in (*TRAINED, *FOLLOWERS)} == dict.fromkeys(
+        (*TRAINED, *FOLLOWERS), 0.0
+    )
+
+
+def test_each_phase_has_gradients_of_its_own_modules_only(dino):
+    task = tiny.tiny_mcm(tiny.tiny_recipe(dino))
+    before = task.state()
+    before = {part: {k: v.clone() for k, v in before[part].items()} for part in TRAINED}
+    student, discriminator = task.method.phases
+    task._phase(0, 0, student)
+    after = {part: {k: v.clone() for k, v in task.state()[part].items()} for part in TRAINED}
+    assert moved(before, after, "student") and moved(before, after, "head")
+    assert moved(before, after, "discriminator") == []
+    task._phase(0, 1, discriminator)
+    last = task.state()
+    assert moved(after, last, "discriminator") and not moved(after, last, "student") + moved(after, last, "head")
+    frozen = [p for module in task.method.frozen.values() for p in module.parameters()]
+    assert frozen and not any(p.requires_grad or p.grad is not None for p in frozen)
+
+
+@pytest.mark.parametrize("motion", ["learned", "low_frequency", "local_correlation"])
+def test_a_step_has_no_float64(dino, motion):
+    _half.cache_clear()
+    with NoFloat64() as watch:
+        task = tiny.tiny_mcm(tiny.tiny_recipe(dino, motion=motion))
+        task.step(0, torch.Generator())
+        task.released_state()
+    assert watch.found == set()
+
+
+def test_the_names_in_the_recipe_are_the_representations():
+    assert set(MOTION_NAMES) == set(MOTIONS)
+
+
+@pytest.mark.parametrize("motion", MOTION_NAMES)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_every_representation_trains_with_and_without_the_adversary(dino, motion, weight):
+    recipe = tiny.tiny_recipe(dino, motion=motion, adversarial_weight=weight, average_ema=0.9)
+    task = tiny.tiny_mcm(recipe, batches=tiny.FrameBatches(with_pixels=bool(weight)))
+    values = task.step(0, torch.Generator())
+    assert all(torch.isfinite(torch.tensor(v)) for v in values.values()) and values["grad_norm"] > 0
+    learns = motion.startswith("learned")
+    expected = {"student"} | ({"head"} if learns else set()) | ({"discriminator"} if weight else set())
+    assert set(task.method.trained) == expected
+    assert ("loss/discriminator" in values) == bool(weight)
+
+
+@pytest.mark.parametrize("lambda_real", [0.0, 1.0])
+def test_trajectories_of_one_origin(dino, lambda_real):
+    task = tiny.tiny_mcm(tiny.tiny_recipe(dino, lambda_real=lambda_real, adversarial_weight=0.0))
+    asked = []
+    handle = task.method.trained["student"].module.register_forward_hook(lambda m, a, o: asked.append(a[1]))
+    task.step(0, torch.Generator())
+    handle.remove()
+    # At the last timestep for its own latents, then the student's timestep, then the target's.
+    assert len(asked) == (2 if lambda_real == 1.0 else 3)
+    assert lambda_real == 1.0 or asked[0].tolist() == [999] * 4
+    assert all(a > b for a, b in zip(asked[-2].tolist(), asked[-1].tolist(), strict=True))
+
+
+def test_statistics_are_those_of_the_group_wherever_it_is_computed(dino):
+    pairs = tiny.tiny_recipe(dino, disc_group=2)
+    whole, halves = (
+        tiny.tiny_mcm(pairs, scale=tiny.Scale(accumulation=parts)).step(0, torch.Generator()) for parts in (1, 2)
+    )
+    assert whole["loss/discriminator"] == pytest.approx(halves["loss/discriminator"], abs=1e-6)
+    with pytest.raises(ValueError, match=r"1 clips are computed at a time and the statistics of 2 belong together"):
+        tiny.tiny_mcm(pairs, scale=tiny.Scale(accumulation=4)).step(0, torch.Generator())
+
+
+def refused(message, dino, *, teacher=None, student=None, batches=None, **changes):
+    with pytest.raises(ValueError, match=message):
+        recipe = tiny.tiny_recipe(dino, **changes)
+        tiny.tiny_mcm(recipe, teacher=teacher, student=student, batches=batches).step(0, torch.Generator())
+
+
+def test_what_it_refuses(dino, tmp_path):
+    teacher = tiny_teacher()
+    refused("all weights train; allowed: adapters. Give --lora 64", dino, student=tiny_student(teacher))
+    refused("features_file is '.*nothing', which is not there", tmp_path / "nothing")
+    refused("mcm compares frames, and this data has latents only", dino, batches=tiny.FrameBatches(with_pixels=False))
+    one = tiny.FrameBatches(frames=1)
+    refused("have 1 frame and the motion .* neighbouring", dino, batches=one, motion="difference", disc_frames=1)
+    refused("disc_frames is 4 and the clips have 3 frames; allowed: 1 to 3", dino, disc_frames=4)
+    refused("motion is 'flow'; allowed: raw, difference", dino, motion="flow")
+
+
+def test_a_teacher_without_autoencoder_is_refused(dino):
+    task = tiny.tiny_mcm(tiny.tiny_recipe(dino))
+    teacher = tiny_teacher()
+    inputs = tiny.Inputs(teacher=teacher, student=task.method.student, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="has no autoencoder; allowed: --autoencoder"):
+        type(task.method).build(task.recipe, inputs)
+    without = type(task.method).build(replace(task.recipe, adversarial_weight=0.0), inputs)
+    assert not without.needs.pixels

@@ -1,0 +1,88 @@
+"""DINOv2's weights in the names of its authors' release (torch hub: ``dinov2_vits14_pretrain.pth``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.reading import load_state_dict
+
+HEAD_WIDTH: Final = 64
+"""Of every published DINOv2."""
+_ALLOWED: Final = "dinov2_vits14_pretrain.pth, or a folder of transformers (facebook/dinov2-small)"
+_TOP: Final = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_IN_BLOCK: Final = {
+    "attn.proj": "attention.output.dense",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+
+
+def read_hub_dino(path: Path, heads: int = 0) -> Any:
+    """Transformers' ``Dinov2Model`` with the weights of a file of the original release.
+
+    Args:
+        path: the file.
+        heads: of attention; 0 takes those of width `HEAD_WIDTH`.
+
+    Raises:
+        ValueError: it is another network's.
+    """
+    from transformers import Dinov2Config, Dinov2Model
+
+    tensors, _, _ = load_state_dict(path)
+    if "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
+        got = "a network without DINOv2's patch_embed and pos_embed"
+        raise CheckpointError(path, got, _ALLOWED, "Give --features-file PATH.")
+    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+    config = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=len({key.split(".")[1] for key in tensors if key.startswith("blocks.")}),
+        num_attention_heads=heads or max(1, width // HEAD_WIDTH),
+        image_size=side * patch,
+        patch_size=patch,
+    )
+    # Names within transformers differ from version to version; those of its files are known to all.
+    reader: Any = Dinov2Model
+    network, told = reader.from_pretrained(
+        None,
+        config=config,
+        state_dict=hub_to_transformers(tensors),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told instead
+    )
+    if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
+        got = f"{len(wrong)} weights that are missing, unexpected or misshapen, such as {wrong[0]}"
+        raise CheckpointError(path, got, _ALLOWED, "Give --features-file PATH.")
+    return network
+
+
+def hub_to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights in the names of transformers' files; the release has queries, keys and values in one."""
+    renamed = {}
+    for key, value in tensors.items():
+        if key in _TOP:
+            renamed[_TOP[key]] = value
+            continue
+        block = key.replace("blocks.", "encoder.layer.", 1)
+        for old, new in _IN_BLOCK.items():
+            block = block.replace(old, new)
+        if ".attn.qkv." not in block:
+            renamed[block] = value
+            continue
+        for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            renamed[block.replace("attn.qkv", f"attention.attention.{name}")] = part
+    return renamed

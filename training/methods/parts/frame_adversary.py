@@ -1,0 +1,140 @@
+"""Appearance from images: single frames of the student's clips must please a discriminator (MCM, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adversary import AdversarialLoss, gradient_norms, gradient_penalty, mixed, per_sample
+from .discriminator_input import draw_view, joined_views, prepare
+from .frame_choice import any_frames, one_of_each_part
+from .sample_draws import Purpose, SampleDraws
+
+Networks = Mapping[str, Callable[..., Any]]
+
+
+class FrameDecoder(nn.Module):
+    """The frozen autoencoder's decoder; gradients pass through it to the latents.
+
+    Args:
+        autoencoder: with ``decode`` to [0, 1].
+    """
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """``[N, C, h, w]`` to float32 ``[N, 3, H, W]``, about [-1, 1]."""
+        weights = next(self.autoencoder.parameters()).dtype
+        return self.autoencoder.decode(latents.to(weights)).float() * 2.0 - 1.0  # type: ignore[operator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameAdversary:
+    """Both sides' losses of a batch, one number a sample.
+
+    Each sample's frames, views and numbers are drawn by its own generators, and statistics are shared by the frames of
+    ``group`` neighbouring samples: nothing depends on the process that a sample falls on.
+
+    Attributes:
+        loss: of both sides.
+        frames: of each clip that are looked at.
+        group: samples whose frames share statistics.
+        size: side of what the feature network sees.
+        augments: whether frames are changed first (DiffAugment).
+        real_by_part: whether real frames are drawn one out of each part of the clip, as the authors do.
+        penalty: weight of the penalty on the discriminator's gradient; 0 leaves it out.
+    """
+
+    loss: AdversarialLoss
+    frames: int = 2
+    group: int = 4
+    size: int = 224
+    augments: bool = True
+    real_by_part: bool = False
+    penalty: float = 0.0
+
+    def generator_loss(self, networks: Networks, latents: Tensor, text: Tensor, draws: SampleDraws) -> Tensor:
+        """What the student minimises, ``[B]``; gradients pass decoder and features.
+
+        Args:
+            networks: "decoder", "features" and "discriminator".
+            latents: predicted clean ones ``[B, C, F, h, w]``.
+            text: a vector a sample ``[B, D]``.
+            draws: of the samples.
+        """
+        images = self._made(networks, latents, draws)
+        logits = networks["discriminator"](networks["features"](images), *self._given(text))
+        return per_sample(self.loss.generator(logits), len(latents))
+
+    def discriminator_loss(
+        self, networks: Networks, latents: Tensor, pixels: Tensor, text: Tensor, draws: SampleDraws
+    ) -> Tensor:
+        """What the discriminator minimises, ``[B]``.
+
+        Args:
+            networks: as in `generator_loss`.
+            latents: predicted clean ones ``[B, C, F, h, w]``.
+            pixels: real frames ``[B, 3, F, H, W]`` in [0, 1].
+            text: a vector a sample ``[B, D]``.
+            draws: of the samples.
+        """
+        choose = one_of_each_part if self.real_by_part else any_frames
+        with torch.no_grad():
+            made = self._made(networks, latents, draws)
+            frames = self._chosen(pixels, choose, draws.random(Purpose.REAL_FRAMES))
+            real = self._seen(frames * 2.0 - 1.0, draws.generators(Purpose.REAL_VIEW))
+            images = [made, real]
+            if self.penalty:
+                images.append(mixed(real, made, draws.uniform(self.frames, Purpose.MIX).flatten()))
+            seen: list[dict[str, Tensor]] = [networks["features"](part) for part in images]
+        if self.penalty:
+            seen[-1] = {name: value.detach().requires_grad_() for name, value in seen[-1].items()}
+        vectors, groups = self._given(text)
+        features = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+        parts, samples = len(seen), len(latents)
+        logits = networks["discriminator"](features, vectors.repeat(parts, 1), groups * parts).chunk(parts)
+        values = per_sample(self.loss.made(logits[0]), samples) + per_sample(self.loss.real(logits[1]), samples)
+        if self.penalty:
+            norms = gradient_norms(logits[2], seen[2])
+            values = values + self.penalty * per_sample(gradient_penalty(norms), samples)
+        return values
+
+    def _given(self, text: Tensor) -> tuple[Tensor, int]:
+        """A text for each frame, and the number of groups.
+
+        Raises:
+            ValueError: the samples do not make whole groups.
+        """
+        if len(text) % self.group:
+            raise ValueError(
+                f"{len(text)} clips are computed at a time and the statistics of {self.group} belong together "
+                f"(disc_group); allowed: a multiple of {self.group}. Change --batch or --accumulation, or give "
+                "--disc-group 1."
+            )
+        return text.repeat_interleave(self.frames, 0), len(text) // self.group
+
+    def _made(self, networks: Networks, latents: Tensor, draws: SampleDraws) -> Tensor:
+        chosen = self._chosen(latents, any_frames, draws.random(Purpose.FRAMES))
+        return self._seen(networks["decoder"](chosen), draws.generators(Purpose.VIEW))
+
+    def _chosen(self, clips: Tensor, choose: Callable[[int, int, Random], list[int]], random: list[Random]) -> Tensor:
+        """Frames of each clip ``[B, C, F, h, w]``: ``[B * frames, C, h, w]``."""
+        picked = [
+            clip[:, choose(clip.shape[1], self.frames, generator)].transpose(0, 1)
+            for clip, generator in zip(clips, random, strict=True)
+        ]
+        return torch.cat(picked)
+
+    def _seen(self, frames: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """What the feature network sees of frames ``[B * frames, 3, H, W]`` in [-1, 1]."""
+        height, width = frames.shape[2:]
+        drawn = (self.frames, height, width, self.size)
+        views = [draw_view(*drawn, generator, augments=self.augments) for generator in generators]
+        return prepare(frames, joined_views(views), self.size)
