@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from .data.batches import BatchOptions, SourceBatches
 from .data.mixing import Ratio
-from .data.opening import DataSpec, open_batches
+from .data.opening import DataSpec, open_batches, teacher_sampling
 from .engine import costs
 from .engine.caches import digest_of, fingerprint
 from .engine.commands import run_command
@@ -84,6 +84,7 @@ def _parser(method: str) -> argparse.ArgumentParser:
     data.add_argument("--clips", type=Path, help="folder of clips and images with captions")
     data.add_argument("--shards", help="WebDataset shards, a folder or a pattern")
     data.add_argument("--cache", type=Path, help="latents and text of clips or shards, made first where needed")
+    data.add_argument("--image-set", help="images with captions of their own: a folder, shards, or a corpus")
     data.add_argument("--missing-captions", choices=("error", "skip"), default="error")
     data.add_argument("--vae", type=Path, help="Stable Diffusion's, where the teacher's file has none")
     data.add_argument("--text-encoder", type=Path, help="OpenCLIP's, where the teacher's file has none")
@@ -111,12 +112,30 @@ def prepare_teacher(options: argparse.Namespace) -> Teacher:
 
 
 def data_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, device: torch.device) -> SourceBatches:
-    """The batches of the run."""
+    """The batches of the run.
+
+    Raises:
+        ValueError: images that nothing asks for.
+    """
+    if options.image_set and not recipe.images and not recipe.real_frames:
+        raise ValueError(
+            f"--image-set {options.image_set} and a recipe that looks at no image ({recipe.name}); allowed: with steps "
+            "on images (--images 1), or with a frame adversary (--method mcm, --adversarial-weight above 0). Leave it "
+            "out, or change the recipe."
+        )
+    sampling = replace(
+        teacher_sampling(teacher),
+        stride=recipe.frame_stride,
+        crop_area=recipe.crop_area,
+        image_crop_area=recipe.image_crop_area,
+    )
     spec = DataSpec(
         corpus=options.corpus,
         clips=options.clips,
         shards=options.shards,
         cache=options.cache,
+        sampling=sampling,
+        image_set=options.image_set,
         vae=options.vae,
         missing_captions=options.missing_captions,
         text_encoder=options.text_encoder,
@@ -127,6 +146,8 @@ def data_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, device: 
         ratio=Ratio(images=recipe.images, clips=recipe.videos),
         seed=recipe.seed,
         workers=options.workers,
+        pixels=bool(recipe.real_frames) and not options.image_set,
+        stills=recipe.real_frames if options.image_set else 0,
     )
     return open_batches(spec, batching, teacher, device=device)
 
@@ -217,7 +238,9 @@ def scenes_of(batches: BatchesLike, uncond: torch.Tensor, options: argparse.Name
 
 def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student) -> Identity:
     """What the run is made from: the teacher by its weights, the student's kind; and which data."""
-    data = {n: str(v) for n in ("corpus", "clips", "shards", "cache") if (v := getattr(options, n)) is not None}
+    data = {
+        n: str(v) for n in ("corpus", "clips", "shards", "cache", "image_set") if (v := getattr(options, n)) is not None
+    }
     for name, encoder in (("text encoder", teacher.text), ("autoencoder", teacher.autoencoder)):
         data[name] = "none" if encoder is None else fingerprint(encoder)
     data |= {f"--{n}": str(v) for n in ("vae", "text_encoder") if (v := getattr(options, n)) is not None}

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,12 @@ from torch import Tensor
 
 from .encoders import Encoders, token_row
 from .mixing import Ratio, SingleFrames
-from .source import Kind, Order, Sample, SkipReport, Source, read_or_replace
+from .source import Order, Sample, SkipReport, Source, read_or_replace
+from .stills import Stills
 
+Drawn = Literal["video", "image", "still"]
+"""What a source is drawn for: steps of clips, steps of images, images beside clips."""
+_SEEDS: Final[dict[Drawn, int]] = {"video": 0, "image": 1, "still": 2}
 UNKNOWN_TOKEN = 0  # CLIP id 0, "!": hardly in captions, so that a small text encoder reads it as an unknown word
 
 
@@ -32,12 +36,24 @@ class Batch:
         context: text embeddings float32 ``[B, L, D]``, or token ids long ``[B, 77]``.
         images: whether this is a step of images.
         extra: ``captions`` (B texts), ``names``, and ``index`` long ``[B]``, each one's number in its source.
+        pixels: the clips' frames float32 ``[B, 3, F, H, W]`` in [0, 1], where they are asked for.
+        stills: single images beside the clips, where they are asked for.
     """
 
     latents: Tensor
     context: Tensor
     images: bool
     extra: dict[str, Any] = field(default_factory=dict)
+    pixels: Tensor | None = None
+    stills: Stills | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A sample and the images that are drawn beside it."""
+
+    sample: Sample
+    beside: tuple[Sample, ...] = ()
 
 
 class Batches(Protocol):
@@ -72,6 +88,8 @@ class BatchOptions:
         unknown_words: probability that a token becomes the unknown one; with ``ids`` only.
         workers: threads that read samples.
         read_ahead: steps that are read before they are asked for.
+        pixels: whether steps of clips have frames beside latents.
+        stills: images beside each clip, of a set of their own.
     """
 
     batch: int = 4
@@ -83,6 +101,8 @@ class BatchOptions:
     unknown_words: float = 0.0
     workers: int = 2
     read_ahead: int = 1
+    pixels: bool = False
+    stills: int = 0
 
     def __post_init__(self) -> None:
         if min(self.batch, self.image_batch) < 1:
@@ -90,8 +110,9 @@ class BatchOptions:
         for name in ("drop_text", "unknown_words"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} is {value}; allowed: 0 to 1.")
-        if self.workers < 0 or self.read_ahead < 0:
-            raise ValueError(f"workers is {self.workers}, read_ahead {self.read_ahead}; allowed: 0 or more.")
+        for name in ("workers", "read_ahead", "stills"):
+            if (count := getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {count}; allowed: 0 or more.")
 
 
 class SourceBatches:
@@ -103,6 +124,7 @@ class SourceBatches:
         options: sizes, ratio and draws.
         encoders: for pixels, and for captions without embedding.
         empty_text: embedding of no text ``[L, D]``, where there are no encoders.
+        stills: images that are drawn beside clips.
     """
 
     def __init__(
@@ -112,10 +134,11 @@ class SourceBatches:
         options: BatchOptions,
         encoders: Encoders | None = None,
         empty_text: Tensor | None = None,
+        stills: Source | None = None,
     ) -> None:
         self.options, self.encoders, self._empty = options, encoders, empty_text
-        self.sources: dict[Kind, Source] = {}
-        shares: tuple[tuple[Kind, Source, int], ...] = (
+        self.sources: dict[Drawn, Source] = {}
+        shares: tuple[tuple[Drawn, Source, int], ...] = (
             ("video", videos, options.ratio.clips),
             ("image", images, options.ratio.images),
         )
@@ -127,12 +150,16 @@ class SourceBatches:
                 )
             if share:
                 self.sources[kind] = source
-        self.orders = {k: Order(s.groups, options.seed + (k == "image")) for k, s in self.sources.items()}
+        if options.stills:
+            if stills is None:
+                raise ValueError(f"stills is {options.stills} and there is no set of images. Give one, or leave it 0.")
+            self.sources["still"] = stills
+        self.orders = {k: Order(s.groups, options.seed + _SEEDS[k]) for k, s in self.sources.items()}
         self.skipped, self._scanned_out = SkipReport(), 0
-        self._known: dict[Kind, SkipReport] = {k: SkipReport() for k in self.sources}
+        self._known: dict[Drawn, SkipReport] = {k: SkipReport() for k in self.sources}
         self._locks = {k: threading.Lock() for k in self.sources}
         self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
-        self._ahead: dict[tuple[int, range], list[Future[Sample]]] = {}
+        self._ahead: dict[tuple[int, range], list[Future[_Read]]] = {}
 
     def leave_out(self, report: SkipReport) -> None:
         """Count samples that a scan left out, so that `left_out` tells of them too."""
@@ -141,7 +168,8 @@ class SourceBatches:
 
     def left_out(self) -> str:
         """For the end of a run: which samples could not be used, and of how many; "" where all could."""
-        sources = [s for s in self.sources.values() if not (isinstance(s, SingleFrames) and "video" in self.sources)]
+        once = {id(s): s for s in self.sources.values()}.values()
+        sources = [s for s in once if not (isinstance(s, SingleFrames) and "video" in self.sources)]
         return self.skipped.summary(sum(map(len, sources)) + self._scanned_out) if self.skipped.reasons else ""
 
     def images(self, step: int) -> bool:
@@ -189,7 +217,7 @@ class SourceBatches:
             self._submit(later, range(round(start * size), round(stop * size), samples.step))
         return self._batch(step, samples, read)
 
-    def _take(self, step: int, samples: range) -> list[Sample]:
+    def _take(self, step: int, samples: range) -> list[_Read]:
         if self._pool is None:
             return [self._read(step, number) for number in samples]
         self._submit(step, samples)
@@ -204,22 +232,29 @@ class SourceBatches:
             assert self._pool is not None
             self._ahead[step, samples] = [self._pool.submit(self._read, step, number) for number in samples]
 
-    def _read(self, step: int, number: int) -> Sample:
-        """A sample of a step; one that is broken is replaced by another, the same in every run."""
-        kind, source = self.options.ratio.kind(step), self.sources[self.options.ratio.kind(step)]
+    def _read(self, step: int, number: int) -> _Read:
+        """A sample of a step, with the images beside it."""
+        kind, count = self.options.ratio.kind(step), self.options.stills
         position = self.options.ratio.before(step) * self.size(step) + number
+        sample = self._drawn(kind, position)
+        if kind == "image" or not count:
+            return _Read(sample=sample)
+        return _Read(sample=sample, beside=tuple(self._drawn("still", position * count + i) for i in range(count)))
+
+    def _drawn(self, kind: Drawn, position: int) -> Sample:
+        """The sample at a position of an order; one that is broken is replaced by another, the same in every run."""
         with self._locks[kind]:  # the order keeps one epoch
             wanted = self.orders[kind][position]
-        seed = (self.options.seed, int(kind == "image"), position)
-        sample, passed = read_or_replace(source, wanted, seed, self._known[kind])
+        seed = (self.options.seed, _SEEDS[kind], position)
+        sample, passed = read_or_replace(self.sources[kind], wanted, seed, self._known[kind])
         for name, reason in passed:
             self.skipped.add(name, reason)
         return sample
 
-    def _batch(self, step: int, samples: range, read: Sequence[Sample]) -> Batch:
-        o, captions = self.options, []
+    def _batch(self, step: int, samples: range, read: Sequence[_Read]) -> Batch:
+        o, images, captions = self.options, self.images(step), []
         contexts, latents = [], []
-        for number, sample in zip(samples, read, strict=True):
+        for number, sample in zip(samples, (r.sample for r in read), strict=True):
             rng = np.random.default_rng([o.seed, step, number, 7])
             dropped = rng.random() < o.drop_text
             caption = "" if dropped else sample.caption
@@ -228,10 +263,27 @@ class SourceBatches:
             latents.append(self._latents(sample, int(rng.integers(2**62))))
         extra = {
             "captions": tuple(captions),
-            "names": tuple(s.name for s in read),
-            "index": torch.tensor([s.index for s in read]),
+            "names": tuple(r.sample.name for r in read),
+            "index": torch.tensor([r.sample.index for r in read]),
         }
-        return Batch(latents=torch.stack(latents), context=torch.stack(contexts), images=self.images(step), extra=extra)
+        return Batch(
+            latents=torch.stack(latents),
+            context=torch.stack(contexts),
+            images=images,
+            extra=extra,
+            pixels=torch.stack([_pixels(r.sample) for r in read]) if o.pixels and not images else None,
+            stills=self._stills([still for r in read for still in r.beside]) if o.stills and not images else None,
+        )
+
+    def _stills(self, drawn: Sequence[Sample]) -> Stills:
+        """The images beside all clips of a batch, of one size."""
+        count = self.options.stills
+        text = torch.stack([self.uncond_context(s.caption)[0] if s.text is None else s.text.float() for s in drawn])
+        return Stills(
+            pixels=torch.stack([_pixels(s)[:, 0] for s in drawn]).unflatten(0, (-1, count)),
+            text=text.unflatten(0, (-1, count)),
+            captions=tuple(s.caption for s in drawn),
+        )
 
     def _context(self, caption: str, text: Tensor | None, rng: np.random.Generator) -> Tensor:
         if self.options.ids:
@@ -249,3 +301,18 @@ class SourceBatches:
                 "a teacher's all-in-one file, or --vae and --text-encoder."
             )
         return self.encoders.latents(sample.values, seed).float()
+
+
+def _pixels(sample: Sample) -> Tensor:
+    """Frames of a sample, float32 ``[3, F, H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: it has latents only.
+    """
+    frames = sample.values if sample.values.dtype == torch.uint8 else sample.frames
+    if frames is None:
+        raise ValueError(
+            f"{sample.name} are latents, and real frames are wanted beside them; allowed: --clips or --shards without "
+            "--cache, a corpus, or images of their own (--image-set)."
+        )
+    return frames.permute(3, 0, 1, 2).float().div(255)

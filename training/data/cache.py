@@ -15,7 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -92,7 +92,7 @@ def build(
         OSError: the disk is full.
     """
     out.mkdir(parents=True, exist_ok=True)
-    key = {"encoders": encoders.identity, "sampling": asdict(sampling), "seed": seed}
+    key = {"encoders": encoders.identity, "sampling": sampling.settings(), "seed": seed}
     index, report = IndexWriter(out, key), CacheReport(0, 0, [], 0, "", SkipReport(dict(source.left_out.reasons)))
     old = _old_entries(out, key, report)
     work = [(i, take) for i in range(len(source)) for take in range(takes if source.kind(i) == "video" else 1)]

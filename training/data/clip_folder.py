@@ -127,7 +127,9 @@ class ClipFolder:
         path = self.folder / clip.name
         if not path.is_file():
             raise BrokenSampleError("missing: the file was there when the run began")
-        decoded = decode_image(path, self.sampling) if clip.kind == "image" else decode_video(path, self.sampling, rng)
+        decoded = (
+            decode_image(path, self.sampling, rng) if clip.kind == "image" else decode_video(path, self.sampling, rng)
+        )
         return Sample(name=clip.name, values=torch.from_numpy(decoded), caption=clip.caption)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from videolcm_core.files.writing import whole_file
@@ -214,6 +215,7 @@ class CorpusClips:
         labels: long ``[N]``, the shard that each belongs to.
         shares: how often each form of a caption is drawn; `WHOLE` is the whole caption.
         single: whether clips are read as one frame, drawn anew every time.
+        pixels: of ``Corpus.mapped``, where frames are wanted beside latents.
     """
 
     corpus: Corpus
@@ -221,6 +223,7 @@ class CorpusClips:
     labels: Tensor
     shares: tuple[float, ...] = WHOLE
     single: bool = False
+    pixels: Joined | None = None
 
     @property
     def groups(self) -> Sequence[int]:
@@ -235,14 +238,22 @@ class CorpusClips:
         return f"{self.corpus.shards[int(self.labels[index])].caption} #{index}"
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        """One clip's latents ``float16 [4, F, h, w]`` (F 1 where single)."""
-        values = self.latents[index]
+        """One clip's latents ``float16 [4, F, h, w]`` (F 1 where single), and its frames where they are wanted."""
+        values, frames = self.latents[index], self._frames(index)
         if self.single:
-            values = values.narrow(1, int(rng.integers(values.shape[1])), 1)
+            values, frames = values.narrow(1, int(rng.integers(values.shape[1])), 1), None
         shares = np.asarray(self.shares) / np.sum(self.shares)
         form = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right").clip(max=len(shares) - 1))
         caption = self.corpus.shards[int(self.labels[index])].forms[form]
-        return Sample(name=self.name(index), values=values, caption=caption, index=index)
+        return Sample(name=self.name(index), values=values, caption=caption, index=index, frames=frames)
+
+    def _frames(self, index: int) -> Tensor | None:
+        """``uint8 [F, H, W, 3]``; of a mirror image the mirrored ones."""
+        if self.pixels is None:
+            return None
+        mirrored, row = divmod(index, len(self.pixels))
+        clip = np.asarray(self.pixels[row : row + 1])[0]
+        return torch.from_numpy(np.ascontiguousarray(clip[:, :, ::-1] if mirrored else clip))
 
 
 if __name__ == "__main__":

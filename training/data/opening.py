@@ -23,6 +23,7 @@ from .latents import cached_latents
 from .mixing import SingleFrames
 from .shards import ShardSet
 from .source import BrokenSampleError, CaptionedSource, EncodableSource
+from .stills import CorpusStills, open_images
 from .tokens import vocabulary_of
 
 VOCABULARY_CAPTIONS = 100_000  # beyond this many captions, new words are rare
@@ -43,6 +44,8 @@ class DataSpec:
         takes: random parts of each clip in a cache.
         vae: Stable Diffusion's autoencoder, where the teacher's file has none.
         text_encoder: OpenCLIP's text encoder, where the teacher's file has none.
+        image_set: images with captions of their own (see `stills.open_images`): those of image steps, and those that
+            are drawn beside clips.
     """
 
     corpus: Path | None = None
@@ -54,6 +57,7 @@ class DataSpec:
     takes: int = 1
     vae: Path | None = None
     text_encoder: Path | None = None
+    image_set: str | None = None
 
     def __post_init__(self) -> None:
         named = [n for n in ("corpus", "clips", "shards") if getattr(self, n) is not None]
@@ -97,27 +101,43 @@ def open_batches(
 
     Raises:
         FileNotFoundError: a folder, shard or cache is not there.
-        ValueError: empty data, a cache of other encoders, a missing encoder, text of another width.
+        ValueError: empty data, a cache of other encoders, a missing encoder, text of another width, no images.
     """
     encoders = _encoders(spec, teacher, autoencoder, device, options)
+    stills = _image_set(spec, teacher)
     if spec.corpus is not None:
         assert encoders is not None
         corpus = Corpus.open(spec.corpus)
         data = cached_latents(corpus, encoders.autoencoder, corpus.training)
-        clips = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels)
-        batches = SourceBatches(clips, replace(clips, single=True), options, encoders)
+        pixels = corpus.mapped(corpus.training)[0] if options.pixels else None
+        clips = CorpusClips(corpus=corpus, latents=data.latents, labels=data.labels, pixels=pixels)
+        batches = SourceBatches(clips, stills or replace(clips, single=True), options, encoders, stills=stills)
     else:
         source = open_source(spec, teacher, options, encoders, quiet=quiet)
         empty = source.empty_text if isinstance(source, CachedClips) else None
-        videos, images = source.only("video"), source.only("image")
+        videos, images = source.only("video"), stills or source.only("image")
         if not len(videos) and options.ratio.clips:
             raise ValueError(f"{_where(spec)} holds images only; add clips, or train on images alone (clips 0).")
-        batches = SourceBatches(videos, images if len(images) else SingleFrames(videos), options, encoders, empty)
+        single = images if len(images) else SingleFrames(videos)
+        batches = SourceBatches(videos, single, options, encoders, empty, stills)
         if not isinstance(source, CachedClips):
             batches.leave_out(source.left_out)
+    if stills is not None:
+        batches.leave_out(stills.left_out)
     if teacher is not None and not options.ids:
         _check_width(batches.uncond_context(), teacher, spec)
     return batches
+
+
+def _image_set(spec: DataSpec, teacher: Teacher | None) -> ClipFolder | ShardSet | CorpusStills | None:
+    """Images of the clips' size."""
+    if spec.image_set is None:
+        return None
+    sampling = spec.sampling or teacher_sampling(teacher)
+    if spec.corpus is not None:
+        corpus = Corpus.open(spec.corpus)
+        sampling = replace(sampling, width=corpus.width, height=corpus.height)
+    return open_images(spec.image_set, sampling, spec.missing_captions)
 
 
 def open_source(

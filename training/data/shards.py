@@ -311,7 +311,7 @@ class ShardSet:
         """
         caption, data = self.caption(index), self._media(index)
         image = self.kind(index) == "image"
-        decoded = decode_image(data, self.sampling) if image else decode_video(data, self.sampling, rng)
+        decoded = decode_image(data, self.sampling, rng) if image else decode_video(data, self.sampling, rng)
         return Sample(name=self.name(index), values=torch.from_numpy(decoded), caption=caption)
 
     def _media(self, index: int) -> bytes:

@@ -37,6 +37,7 @@ class Sample:
         caption: its text.
         text: its embedding ``float16 [L, D]``, from a cache only.
         index: its number in the source, -1 where nothing needs it.
+        frames: pixels beside latents ``uint8 [F, H, W, 3]``, where a source has both.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Sample:
     caption: str
     text: Tensor | None = None
     index: int = -1
+    frames: Tensor | None = None
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..methods.method import Losses, Method, MicroBatch, Networks, Phase, Trained
 from .followers import follow, local
@@ -206,11 +207,11 @@ class MethodTask:
             ValueError: the method needs frames and the data has none.
         """
         device, batch = self.accelerator.device, self.batches.batch(step, samples)
-        pixels = getattr(batch, "pixels", None)
-        if self.method.needs.pixels and pixels is None:
+        pixels, stills = getattr(batch, "pixels", None), getattr(batch, "stills", None)
+        if self.method.needs.pixels and pixels is None and stills is None:
             raise ValueError(
                 f"{self.method.name} compares frames, and this data has latents only; allowed: --clips or --shards "
-                "without --cache. Name one."
+                "without --cache, a corpus, or images beside any data (--image-set). Name one."
             )
         draws = self.draw(batch.latents.shape[1:], samples, seed=self.recipe.seed, step=step, phase=phase)
         given = batch.extra.get("conditions", {})
@@ -224,13 +225,15 @@ class MethodTask:
             size=self.batches.size(step),
             draws=draws.to(device),
             pixels=None if pixels is None else pixels.to(device),
+            stills=None if stills is None else stills.to(device),
+            captions=tuple(batch.extra.get("captions", ())),
         )
 
     def step(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One optimiser step of every phase; its numbers are the same on every process."""
-        values: dict[str, float] = {}
+        values, told = dict[str, float](), dict[str, float]()
         for number, phase in enumerate(self.method.phases):
-            found = self._phase(index, number, phase)
+            found = self._phase(index, number, phase, told)
             values |= found if not number else {f"{k}/{phase.name}": v for k, v in found.items() if "/" not in k}
             if not math.isfinite(found["loss"]):
                 return values | {"loss": found["loss"]}
@@ -238,21 +241,33 @@ class MethodTask:
             parameters, goal = dict((follower.weights or follower.module).named_parameters()), follower.values()
             names = [name for name in parameters if name in goal]
             follow([parameters[n] for n in names], [goal[n] for n in names], follower.decay(index))
-        return values | {"samples": float(self.batches.size(index))}
+        for line in self.method.after_step(index, told):
+            if self.accelerator.is_main_process:
+                tqdm.write(line)
+        return values | told | {"samples": float(self.batches.size(index))}
 
-    def _phase(self, index: int, number: int, phase: Phase) -> dict[str, float]:
-        """One phase of a step; a loss or gradient that is not finite changes nothing and is returned as the loss."""
+    def _phase(self, index: int, number: int, phase: Phase, told: dict[str, float] | None = None) -> dict[str, float]:
+        """One phase of a step; a loss or gradient that is not finite changes nothing and is returned as the loss.
+
+        Args:
+            index: of the step.
+            number: of the phase.
+            phase: what it trains.
+            told: takes the means of what the method tells.
+        """
         a, size, networks = self.accelerator, self.batches.size(index), self._networks(phase)
         chosen = {name: self.running[name] for name in phase.trains}
         for r in chosen.values():
             set_learning_rate(r.inner, r.spec.rate(index))
         micro_batches = share(size, a.process_index, a.num_processes, self.scale.accumulation)
         sums, norms = torch.zeros(2, 5, device=a.device), dict[str, float]()
+        said: dict[str, Tensor] = {}
         for micro, samples in enumerate(micro_batches):
             seed_dropout(self.recipe.seed, index, number * len(micro_batches) + micro, a.process_index)
             with a.accumulate(*(r.module for r in chosen.values())):
                 losses: Losses = self.method.loss(phase.name, networks, self.micro_batch(index, samples, number))
                 sums += bin_sums(losses.values, losses.t)
+                said = {n: said.get(n, 0.0) + v.detach().float().sum() for n, v in losses.told.items()}
                 a.backward(losses.values.mean())
                 if a.sync_gradients:
                     norms = {name: self._finish_gradients(r) for name, r in chosen.items()}
@@ -263,6 +278,9 @@ class MethodTask:
                     for r in self.running.values():
                         r.optimizer.zero_grad(set_to_none=True)
         sums = a.reduce(sums, "sum")
+        if said and told is not None:
+            totals = a.reduce(torch.stack([said[name] for name in sorted(said)]), "sum").tolist()
+            told |= {name: total / size for name, total in zip(sorted(said), totals, strict=True)}
         loss = float(sums[0].sum() / sums[1].sum())
         if not all(map(math.isfinite, norms.values())) and a.scaler is None:
             return {"loss": loss if not math.isfinite(loss) else math.nan}

@@ -16,12 +16,13 @@ from .parts.adversary import ADVERSARIAL_LOSSES
 from .parts.discriminator import Discriminator, SingularVectors
 from .parts.distance import huber
 from .parts.features import load_features
-from .parts.frame_adversary import FrameAdversary, FrameDecoder
+from .parts.frame_adversary import FrameAdversary, FrameDecoder, Real
 from .parts.grid import TimestepGrid
 from .parts.guidance import UniformGuidance
 from .parts.motion import MOTIONS
 from .parts.motion_consistency import MotionConsistency, Represent
 from .parts.motion_head import MotionHead
+from .parts.penalty import PenaltyWeight
 from .parts.sample_draws import Purpose, SampleDraws
 from .parts.solver import GuidedDDIM, Pair, Predict
 from .parts.trajectory import is_simulated, simulated_origin
@@ -57,6 +58,7 @@ class MCM(Method):
         frozen = teacher.network.to(r.teacher_dtype).requires_grad_(False).train(False)
         self.frozen: dict[str, nn.Module] = {"teacher": VgenNetwork(frozen)}
         self.phases = (Phase(name="student", trains=("student",)),)
+        self._made: dict[range, tuple[Tensor, Tensor]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(r.seed)
             if self.motion.head is not None:
@@ -111,8 +113,15 @@ class MCM(Method):
             size=r.feature_size,
             augments=r.augments,
             real_by_part=r.real_by_part,
-            penalty=r.penalty_weight,
+            penalised=bool(r.penalty_weight),
         )
+        if r.penalty_weight:
+            weight = PenaltyWeight(
+                r.penalty_weight, limit=r.penalty_limit, factor=r.penalty_factor, wait=r.penalty_wait
+            )
+            # A follower of nothing: it changes itself after a step, and is kept with the checkpoint.
+            self.followers["penalty"] = Follower(module=weight, values=dict, decay=lambda _: 0.0)
+            self.penalty = weight
 
     @classmethod
     def build(cls, recipe: MCMRecipe, inputs: Inputs) -> MCM:
@@ -127,22 +136,43 @@ class MCM(Method):
         def called(name: str) -> Predict:
             return lambda x, t, text: networks[name](x, t, {"text": text, "control": control})
 
-        pair = self._pair(called("student"), micro, draws)
-        text = micro.text.float().mean(1)  # one vector a caption
         if phase == "discriminator":
-            assert micro.pixels is not None
-            with torch.no_grad():
-                made = self.consistency.predicted(called("student"), pair, micro.text)["prediction"]
-            values = self.adversary.discriminator_loss(networks, made, micro.pixels, text, draws)
-            return Losses(values=values, t=pair.t)
+            return self._discriminator_loss(networks, micro, draws)
+        pair = self._pair(called("student"), micro, draws)
         made = self.consistency.predicted(called("student"), pair, micro.text)["prediction"]
         w = self.guidance(micro.draws.guidance)
         goal = self.consistency.goal(called("teacher"), called("student"), pair, micro.text, micro.uncond, w)
         values = self.consistency.compare(made, goal["target"], *self._represent(networks))
-        if self.recipe.adversarial_weight:
-            pleasing = self.adversary.generator_loss(networks, made, text, draws)
-            values = values + self.recipe.adversarial_weight * pleasing
-        return Losses(values=values, t=pair.t)
+        if not self.recipe.adversarial_weight:
+            return Losses(values=values, t=pair.t)
+        told = {"motion": values.detach()}
+        self._made[micro.samples] = made.detach(), pair.t
+        pleasing = self.adversary.generator_loss(networks, made, _vector(micro.text), draws)
+        told["pleasing"] = pleasing.detach()
+        return Losses(values=values + self.recipe.adversarial_weight * pleasing, t=pair.t, told=told)
+
+    def _discriminator_loss(self, networks: Networks, micro: MicroBatch, draws: SampleDraws) -> Losses:
+        """Of what the student made in its own phase, before it moved."""
+        made, t = self._made.pop(micro.samples)
+        text = _vector(micro.text)
+        if micro.stills is not None:
+            images, vectors = micro.stills.pixels.flatten(0, 1), _vector(micro.stills.text.flatten(0, 1))
+            real = Real(images=images, text=vectors)
+        else:
+            assert micro.pixels is not None
+            real = self.adversary.real_of(micro.pixels, text, draws)
+        judged = self.adversary.discriminator_loss(networks, made, real, text, draws)
+        return Losses(values=judged.values, t=t, told=judged.told)
+
+    def after_step(self, index: int, told: Mapping[str, float]) -> list[str]:
+        """Raise the penalty's weight where the discriminator runs away."""
+        if "penalty" not in told or not self.penalty.observe(index, told["penalty"]):
+            return []
+        return [
+            f"step {index}: the penalty on the discriminator's gradient is {told['penalty']:.4g}, at least "
+            f"{self.penalty.limit:g}: its weight is {float(self.penalty.weight):.4g} from now on. If it happens again "
+            "and again, lower --disc-rate."
+        ]
 
     def _represent(self, networks: Networks) -> tuple[Represent, Represent]:
         """How the student's latents and the target's are seen."""
@@ -173,6 +203,11 @@ class MCM(Method):
     def sample_teacher(self, scenes: previews.Scenes, steps: int, device: torch.device) -> Tensor:
         """By DDIM at the middle of the guidance that is distilled."""
         return previews.teacher_latents(self.recipe.w, self.teacher, scenes, steps, device)
+
+
+def _vector(text: Tensor) -> Tensor:
+    """One vector a caption: embeddings ``[B, L, D]`` to ``[B, D]``."""
+    return text.float().mean(1)
 
 
 METHOD = MCM

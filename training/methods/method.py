@@ -88,7 +88,7 @@ class Needs:
 
     Attributes:
         teacher: a frozen diffusion model.
-        pixels: the clips' frames beside their latents.
+        pixels: real frames beside the latents: the clips' own, or images.
         negative_prompt: the text of `MicroBatch.uncond`.
     """
 
@@ -110,7 +110,9 @@ class MicroBatch:
         samples: their numbers in the step's batch.
         size: of the step's batch, all processes together.
         draws: random numbers of these samples.
-        pixels: frames ``[B, 3, F, H, W]`` in [0, 1], where the method needs them.
+        pixels: frames ``[B, 3, F, H, W]`` in [0, 1], where the method needs them and there are no images beside.
+        stills: images beside the clips, see `training.data.stills.Stills`.
+        captions: of the clips, where the data tells.
     """
 
     latents: Tensor
@@ -122,6 +124,8 @@ class MicroBatch:
     size: int
     draws: Draws
     pixels: Tensor | None = None
+    stills: Any = None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +135,12 @@ class Losses:
     Attributes:
         values: ``[B]``; their mean is differentiated.
         t: timesteps long ``[B]``, for the curves by noise level.
+        told: other numbers by name ``[B]``, for curves and `Method.after_step`; the same names on every process.
     """
 
     values: Tensor
     t: Tensor
+    told: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +197,18 @@ class Method(ABC):
     @abstractmethod
     def loss(self, phase: str, networks: Networks, micro: MicroBatch) -> Losses:
         """Losses of a micro-batch; gradients reach the phase's modules only."""
+
+    def after_step(self, index: int, told: Mapping[str, float]) -> list[str]:
+        """Called when a step's modules and followers have moved; a method that adapts itself does it here.
+
+        Args:
+            index: of the step.
+            told: the means of `Losses.told` over all samples, the same on every process.
+
+        Returns:
+            what the user should read, a line each.
+        """
+        return []
 
     @abstractmethod
     def released_state(self) -> Mapping[str, Tensor]:

@@ -51,6 +51,9 @@ class Recipe:
         precision: of the networks' arithmetic ("no" is float32).
         teacher_precision: of the frozen teacher's weights.
         save_steps: steps between checkpoints.
+        frame_stride: every so many-th frame of a film is taken; 0 takes them at the teacher's rate.
+        crop_area: smallest share of a film's area that is seen, drawn for each clip; 1 sees its middle.
+        image_crop_area: the same of images.
         seed: of all draws.
     """
 
@@ -78,6 +81,9 @@ class Recipe:
     precision: str = "bf16"
     teacher_precision: str = "bfloat16"
     save_steps: int = 0
+    frame_stride: int = 0
+    crop_area: float = 1.0
+    image_crop_area: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +107,11 @@ class Recipe:
             raise ValueError(
                 "release is 'average' but average_ema is 0; give a decay such as 0.999, or release another."
             )
+
+    @property
+    def real_frames(self) -> int:
+        """Real frames that a step looks at beside each clip's latents; 0 is none."""
+        return 0
 
     @property
     def teacher_dtype(self) -> torch.dtype:

@@ -39,6 +39,9 @@ class MCMRecipe(Recipe):
         adversarial_weight: of the frame adversary in the student's loss; 0 trains without.
         adversarial_loss: "hinge", "wgan" (the hinge less 1) or "bce".
         penalty_weight: of the penalty on the discriminator's gradient; 0 leaves it out.
+        penalty_limit: a penalty from here on multiplies its weight by ``penalty_factor``; 0 never does.
+        penalty_factor: see ``penalty_limit``.
+        penalty_wait: steps that a raised weight is given before it may be raised again.
         disc_rate: peak of the discriminator's learning rate; it follows the student's schedule.
         disc_frames: frames of a clip that the discriminator sees.
         disc_group: clips whose frames share its norms' statistics.
@@ -69,6 +72,9 @@ class MCMRecipe(Recipe):
     adversarial_weight: float = 1.0
     adversarial_loss: str = "hinge"
     penalty_weight: float = 0.0
+    penalty_limit: float = 100.0
+    penalty_factor: float = 5.0
+    penalty_wait: int = 500
     disc_rate: float = 5e-5
     disc_frames: int = 2
     disc_group: int = 4
@@ -100,8 +106,18 @@ class MCMRecipe(Recipe):
         for name in ("disc_frames", "disc_group", "feature_size"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; allowed: 1 or more.")
+        for name in ("penalty_limit", "penalty_wait"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {value}; allowed: 0 or more.")
+        if self.penalty_factor < 1.0:
+            raise ValueError(f"penalty_factor is {self.penalty_factor}; allowed: 1 or more.")
         if self.disc_rate <= 0.0:
             raise ValueError(f"disc_rate is {self.disc_rate}; allowed: above 0.")
+
+    @property
+    def real_frames(self) -> int:
+        """As many as of the made ones."""
+        return self.disc_frames if self.adversarial_weight else 0
 
     @property
     def w(self) -> float:
@@ -141,6 +157,9 @@ def authors() -> MCMRecipe:
         penalty_weight=1e-5,
         disc_rate=1e-4,
         real_by_part=True,
+        frame_stride=8,
+        crop_area=0.75,
+        image_crop_area=0.5,
         precision="fp16",
         save_steps=500,
     )

@@ -18,6 +18,32 @@ from .sample_draws import Purpose, SampleDraws
 Networks = Mapping[str, Callable[..., Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Real:
+    """What is real: as many images for each sample as the discriminator sees of its frames.
+
+    Attributes:
+        images: ``[B * frames, 3, H, W]`` in [0, 1].
+        text: a vector an image ``[B * frames, D]``.
+    """
+
+    images: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The discriminator's losses, and what they are made of.
+
+    Attributes:
+        values: ``[B]``.
+        told: mean logits of real and made images and the penalty without its weight, by name ``[B]``.
+    """
+
+    values: Tensor
+    told: dict[str, Tensor]
+
+
 class FrameDecoder(nn.Module):
     """The frozen autoencoder's decoder; gradients pass through it to the latents.
 
@@ -49,7 +75,7 @@ class FrameAdversary:
         size: side of what the feature network sees.
         augments: whether frames are changed first (DiffAugment).
         real_by_part: whether real frames are drawn one out of each part of the clip, as the authors do.
-        penalty: weight of the penalty on the discriminator's gradient; 0 leaves it out.
+        penalised: whether the discriminator's gradient is penalised.
     """
 
     loss: AdversarialLoss
@@ -58,7 +84,7 @@ class FrameAdversary:
     size: int = 224
     augments: bool = True
     real_by_part: bool = False
-    penalty: float = 0.0
+    penalised: bool = False
 
     def generator_loss(self, networks: Networks, latents: Tensor, text: Tensor, draws: SampleDraws) -> Tensor:
         """What the student minimises, ``[B]``; gradients pass decoder and features.
@@ -73,38 +99,50 @@ class FrameAdversary:
         logits = networks["discriminator"](networks["features"](images), *self._given(text))
         return per_sample(self.loss.generator(logits), len(latents))
 
-    def discriminator_loss(
-        self, networks: Networks, latents: Tensor, pixels: Tensor, text: Tensor, draws: SampleDraws
-    ) -> Tensor:
-        """What the discriminator minimises, ``[B]``.
+    def real_of(self, clips: Tensor, text: Tensor, draws: SampleDraws) -> Real:
+        """Frames of real clips.
 
         Args:
-            networks: as in `generator_loss`.
-            latents: predicted clean ones ``[B, C, F, h, w]``.
-            pixels: real frames ``[B, 3, F, H, W]`` in [0, 1].
+            clips: ``[B, 3, F, H, W]`` in [0, 1].
             text: a vector a sample ``[B, D]``.
             draws: of the samples.
         """
         choose = one_of_each_part if self.real_by_part else any_frames
+        images = self._chosen(clips, choose, draws.random(Purpose.REAL_FRAMES))
+        return Real(images=images, text=text.repeat_interleave(self.frames, 0))
+
+    def discriminator_loss(
+        self, networks: Networks, latents: Tensor, real: Real, text: Tensor, draws: SampleDraws
+    ) -> Judgement:
+        """What the discriminator minimises.
+
+        Args:
+            networks: as in `generator_loss`; where the gradient is penalised also "penalty", the penalties' weight.
+            latents: predicted clean ones ``[B, C, F, h, w]``.
+            real: what is real.
+            text: a vector a sample ``[B, D]``.
+            draws: of the samples.
+        """
         with torch.no_grad():
             made = self._made(networks, latents, draws)
-            frames = self._chosen(pixels, choose, draws.random(Purpose.REAL_FRAMES))
-            real = self._seen(frames * 2.0 - 1.0, draws.generators(Purpose.REAL_VIEW))
-            images = [made, real]
-            if self.penalty:
-                images.append(mixed(real, made, draws.uniform(self.frames, Purpose.MIX).flatten()))
+            seen_real = self._seen(real.images * 2.0 - 1.0, draws.generators(Purpose.REAL_VIEW))
+            images = [made, seen_real]
+            if self.penalised:
+                images.append(mixed(seen_real, made, draws.uniform(self.frames, Purpose.MIX).flatten()))
             seen: list[dict[str, Tensor]] = [networks["features"](part) for part in images]
-        if self.penalty:
+        if self.penalised:
             seen[-1] = {name: value.detach().requires_grad_() for name, value in seen[-1].items()}
-        vectors, groups = self._given(text)
+        given, groups = self._given(text)
+        vectors = torch.cat([given, real.text, *([given] if self.penalised else [])])  # as the authors: the clip's
         features = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         parts, samples = len(seen), len(latents)
-        logits = networks["discriminator"](features, vectors.repeat(parts, 1), groups * parts).chunk(parts)
+        logits = networks["discriminator"](features, vectors, groups * parts).chunk(parts)
         values = per_sample(self.loss.made(logits[0]), samples) + per_sample(self.loss.real(logits[1]), samples)
-        if self.penalty:
-            norms = gradient_norms(logits[2], seen[2])
-            values = values + self.penalty * per_sample(gradient_penalty(norms), samples)
-        return values
+        told = {"logits/made": per_sample(logits[0], samples), "logits/real": per_sample(logits[1], samples)}
+        if self.penalised:
+            told["penalty"] = per_sample(gradient_penalty(gradient_norms(logits[2], seen[2])), samples)
+            values = values + networks["penalty"](told["penalty"])
+        return Judgement(values=values, told={name: value.detach() for name, value in told.items()})
 
     def _given(self, text: Tensor) -> tuple[Tensor, int]:
         """A text for each frame, and the number of groups.
