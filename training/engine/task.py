@@ -239,8 +239,8 @@ class MethodTask:
                 return values | {"loss": found["loss"]}
         for follower in self.method.followers.values():
             parameters, goal = dict((follower.weights or follower.module).named_parameters()), follower.values()
-            names = [name for name in parameters if name in goal]
-            follow([parameters[n] for n in names], [goal[n] for n in names], follower.decay(index))
+            if names := [name for name in parameters if name in goal]:
+                follow([parameters[n] for n in names], [goal[n] for n in names], follower.decay(index))
         for line in self.method.after_step(index, told):
             if self.accelerator.is_main_process:
                 tqdm.write(line)

@@ -22,7 +22,7 @@ SCRIPT = setup.ROOT / "tests" / "support" / "tiny_mcm.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TRAINED = ("student", "head", "discriminator")
-FOLLOWERS = ("head_ema", "vectors")
+FOLLOWERS = ("head_ema", "vectors", "penalty")
 
 
 @pytest.fixture(scope="module")
