@@ -12,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import torch  # noqa: E402
 from tiny_training import TinyBatches, tiny_teacher  # noqa: E402
 
+from training.data.stills import Stills  # noqa: E402
 from training.engine.identity import Identity  # noqa: E402
 from training.engine.loop import LoopOptions, run  # noqa: E402
 from training.engine.processes import open_accelerator  # noqa: E402
@@ -27,15 +28,22 @@ SIDE = 28
 
 @dataclass
 class FrameBatches(TinyBatches):
-    """Latents, and frames of eight times their size that are others."""
+    """Latents, and frames of eight times their size that are others; or images beside, with captions of their own."""
 
     with_pixels: bool = True
+    stills: int = 0
 
     def batch(self, step, samples):
         batch = super().batch(step, samples)
         rows = [torch.Generator().manual_seed(7000 * (step + 1) + sample) for sample in samples]
         shape = (3, batch.latents.shape[2], 32, 32)
         batch.pixels = torch.stack([torch.rand(shape, generator=g) for g in rows]) if self.with_pixels else None
+        if self.stills:
+            batch.stills = Stills(
+                pixels=torch.stack([torch.rand(self.stills, 3, 40, 48, generator=g) for g in rows]),
+                text=torch.stack([torch.randn(self.stills, 3, 16, generator=g) for g in rows]),
+                captions=("an image",) * (self.stills * len(rows)),
+            )
         return batch
 
 

@@ -169,11 +169,13 @@ class _Run:
         by_time = time.monotonic() - self.last_save > o.save_seconds
         return self.main and (by_time or bool(o.save_steps and made % o.save_steps == 0))
 
-    def check(self, loss: float, index: int) -> None:
-        """Refuse a loss that is not finite; it is the same on every process."""
-        if not math.isfinite(loss):
+    def check(self, values: Mapping[str, float], index: int) -> None:
+        """Refuse losses that are not finite; they are the same on every process."""
+        bad = [n for n, v in values.items() if n.split("/")[0] == "loss" and not math.isfinite(v)]
+        if bad:
             told = kept_state(self.options.checkpoint) if self.main else "the first process says what is kept"
-            raise FloatingPointError(f"the loss became {loss} at step {index}; {told}.")
+            name = "the loss" if "loss" in bad else bad[0]
+            raise FloatingPointError(f"{name} became {values[bad[0]]} at step {index}; {told}.")
 
 
 def kept_state(path: Path) -> str:
@@ -254,7 +256,7 @@ def _steps(this: _Run, start: int, bar: tqdm, stop: Stop, tracker: Tracker | Non
     try:
         for index in bar:
             values = dict(this.task.step(index, step_generator(options.seed, index)))
-            this.check(values.get("loss", 0.0), index)
+            this.check(values, index)
             values["samples/s"] = rate.add(values.pop("samples", 1.0))
             smooth.update(values)
             made = index + 1

@@ -236,7 +236,7 @@ class MethodTask:
             found = self._phase(index, number, phase, told)
             values |= found if not number else {f"{k}/{phase.name}": v for k, v in found.items() if "/" not in k}
             if not math.isfinite(found["loss"]):
-                return values | {"loss": found["loss"]}
+                return values
         for follower in self.method.followers.values():
             parameters, goal = dict((follower.weights or follower.module).named_parameters()), follower.values()
             if names := [name for name in parameters if name in goal]:

@@ -1,5 +1,6 @@
 """MCM in the engine: what trains in which phase, any layout of a step, resume, and what it refuses."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -153,6 +154,71 @@ def test_statistics_are_those_of_the_group_wherever_it_is_computed(dino):
     assert whole["loss/discriminator"] == pytest.approx(halves["loss/discriminator"], abs=1e-6)
     with pytest.raises(ValueError, match=r"1 clips are computed at a time and the statistics of 2 belong together"):
         tiny.tiny_mcm(pairs, scale=tiny.Scale(accumulation=4)).step(0, torch.Generator())
+
+
+def test_images_beside_the_clips_are_the_real_ones_with_their_own_captions(dino):
+    """Whatever the layout; neither the clips' frames nor their captions matter to what is real then."""
+    batches = tiny.FrameBatches(with_pixels=False, stills=2)
+    told, states = [], []
+    for count in (1, 4):
+        task = tiny.tiny_mcm(tiny.tiny_recipe(dino), batches=batches, scale=tiny.Scale(accumulation=count))
+        told.append(task.step(0, torch.Generator()))
+        states.append(task.state())
+    for name in ("loss/discriminator", "logits/real", "logits/made", "penalty", "motion", "pleasing"):
+        assert told[0][name] == pytest.approx(told[1][name], abs=1e-6), name
+    assert difference(*states, "discriminator") < 1e-6
+    other = dataclasses.replace(batches)
+
+    def retold(step, samples, batch=other.batch):
+        found = batch(step, samples)
+        found.stills = dataclasses.replace(found.stills, text=found.stills.text + 1.0)
+        return found
+
+    other.batch = retold
+    changed = tiny.tiny_mcm(tiny.tiny_recipe(dino), batches=other).step(0, torch.Generator())
+    assert changed["logits/real"] != told[0]["logits/real"] and changed["logits/made"] == told[0]["logits/made"]
+
+
+def test_the_discriminator_sees_what_the_student_made_before_it_moved(dino):
+    """Once: its prediction is not computed again."""
+    task = tiny.tiny_mcm(tiny.tiny_recipe(dino, lambda_real=1.0))
+    calls = []
+    task.method.trained["student"].module.register_forward_hook(lambda *_: calls.append(1))
+    task.step(0, torch.Generator())
+    assert len(calls) == 2 and task.method._made == {}, "student and target"
+
+
+def test_a_penalty_that_runs_away_raises_its_weight_and_is_told_and_kept(dino, tmp_path, capsys):
+    recipe = tiny.tiny_recipe(dino, penalty_limit=1e-9, penalty_wait=1, penalty_factor=5.0)
+    task = tiny.tiny_mcm(recipe)
+    weights = []
+    for index in range(5):
+        task.step(index, torch.Generator())
+        weights.append(float(task.state()["penalty"]["weight"]))
+    assert weights == pytest.approx([0.1, 0.1, 0.5, 0.5, 2.5])
+    assert capsys.readouterr().out.count("the penalty on the discriminator's gradient is") == 2
+    other = tiny.tiny_mcm(recipe)
+    other.load_state(task.state())
+    assert float(other.method.penalty.weight) == pytest.approx(2.5)
+    calm = tiny.tiny_mcm(replace(recipe, penalty_limit=0.0))
+    for index in range(3):
+        calm.step(index, torch.Generator())
+    assert float(calm.method.penalty.weight) == pytest.approx(0.1)
+
+
+def test_a_discriminator_that_is_not_finite_stops_the_run_before_anything_is_kept(dino, tmp_path):
+    task = tiny.tiny_mcm(tiny.tiny_recipe(dino, steps=4))
+    loop = tiny.LoopOptions(checkpoint=tmp_path / "c.pt", identity=tiny.Identity(), steps=4, save_steps=1)
+    looked = task.method.frozen["features"].forward
+    count, at = iter(range(100)), 2 * 4 * 4 + 6  # four calls of four layers a step, the first for the student
+
+    def broken(images):  # once for the student, twice for the discriminator, in each step
+        found = looked(images)
+        return {name: value * (float("nan") if next(count) == at else 1.0) for name, value in found.items()}
+
+    task.method.frozen["features"].forward = broken
+    with pytest.raises(FloatingPointError, match=r"loss/discriminator became nan at step 2; .*after 2 steps, all of"):
+        tiny.run(task, loop, task.accelerator)
 
 
 def refused(message, dino, *, teacher=None, student=None, batches=None, **changes):
