@@ -41,6 +41,7 @@ from .students import (
     export_student,
     full_student,
     lora_student,
+    target_names,
 )
 from .teachers import Teacher, load_autoencoder, load_teacher
 
@@ -175,7 +176,8 @@ def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
     """The resolved recipe and what it costs on each GPU."""
     accelerator = Accelerator(cpu=options.cpu)
     processes, spread = accelerator.num_processes, options.shard or launched_sharded(accelerator)
-    network = costs.measure(teacher.config, teacher.latent_shape)
+    lora = LoraOptions(temporal_convs=options.lora_temporal)
+    network = costs.measure(teacher.config, teacher.latent_shape, adapted=lambda n: target_names(n, lora))
     each = max(1, recipe.batch // (processes * options.accumulation))
     low = 4 if recipe.precision == "no" else 2
     layout = costs.Layout(

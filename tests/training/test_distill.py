@@ -5,8 +5,10 @@ import importlib.util
 
 import numpy as np
 import pytest
+import tiny_mcm
 import tiny_training as tiny
 import torch
+from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -14,8 +16,10 @@ from training import distill
 from training.engine import costs
 from training.engine.trackers import check_tracker
 from training.engine.validation import Validation, contact_sheet
+from training.methods.parts import frame_costs
 from training.mini import captions, example_clips
 from training.mini import family as mini
+from training.students import LoraOptions, lora_student, target_names
 from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.vgen.unet3d import UNetConfig
 
@@ -82,6 +86,48 @@ def test_lora_trains_adapters_only_and_exports(tmp_path, teacher, clips):
     assert changed and not any(k.endswith("bias") or "norm" in k or k == "out.2.weight" for k in changed)
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for n in range(3):
+        Image.fromarray(np.random.default_rng(n).integers(256, size=(40, 50, 3), dtype=np.uint8)).save(
+            folder / f"{n}.png"
+        )
+        (folder / f"{n}.txt").write_text("a bus on grass")
+    return folder
+
+
+def mcm_arguments(teacher, clips, out, dino, *more):
+    features = ["--features", "dinov2_s14", "--features-file", str(dino), "--feature-size", "28"]
+    adversary = ["--method", "mcm", "--lora", "2", *features]
+    small = ["--batch", "2", "--disc-group", "2", "--steps", "2", "--precision", "no", "--workers", "0"]
+    data = ["--teacher", str(teacher), "--clips", str(clips), "--out", str(out), "--tracker", "none"]
+    return [*data, *adversary, *small, *more]
+
+
+@pytest.mark.parametrize("real", ["frames of the clips", "images beside a cache"])
+def test_mcm_trains_from_the_command_line(tmp_path, teacher, clips, images, real):
+    dino, exported = tiny_mcm.save_small_dino(tmp_path / "dino"), tmp_path / "lora.safetensors"
+    beside = ["--image-set", str(images), "--cache", str(tmp_path / "cache"), "--image-crop-area", "0.5"]
+    more = beside if real.startswith("images") else ["--frame-stride", "1", "--crop-area", "0.75"]
+    distill.main(mcm_arguments(teacher, clips, tmp_path / "run", dino, *more, "--export-kohya", str(exported)))
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 2 and {"student", "head", "discriminator", "head_ema"} <= set(saved["task"])
+    assert ("image_set" in saved["identity"]["data"]) == real.startswith("images")
+    with safe_open(exported, "pt") as file:
+        assert any("lora_up" in key for key in file.keys())
+
+
+def test_mcm_says_what_its_data_lacks(tmp_path, teacher, clips, images):
+    dino = tiny_mcm.save_small_dino(tmp_path / "dino")
+    with pytest.raises(ValueError, match="are latents, and real frames are wanted beside them.*--image-set"):
+        distill.main(mcm_arguments(teacher, clips, tmp_path / "a", dino, "--cache", str(tmp_path / "cache")))
+    with pytest.raises(ValueError, match="a recipe that looks at no image"):
+        more = ["--image-set", str(images), "--adversarial-weight", "0"]
+        distill.main(mcm_arguments(teacher, clips, tmp_path / "b", dino, *more))
+    assert not list(tmp_path.glob("[ab]/*.pt"))
+
+
 def test_dry_run_shows_recipe_and_costs_and_writes_nothing(tmp_path, teacher, clips, capsys):
     distill.main(arguments(teacher, clips, tmp_path / "run", "--recipe", "paper", "--w", "15", "--dry-run"))
     told = capsys.readouterr().out
@@ -145,6 +191,23 @@ def test_costs_of_the_released_network():
     assert spread["student"] == pytest.approx(full["student"] / 4)
     lora = costs.memory(network, costs.Layout(lora_rank=64), 1)
     assert lora["AdamW"] < 0.05 * full["AdamW"]
+
+
+def test_counted_adapters_are_those_that_train():
+    teacher = tiny.tiny_teacher()
+    student = lora_student(teacher, LoraOptions(rank=3))
+    network = costs.measure(teacher.config, (3, 4, 4), adapted=lambda n: target_names(n, LoraOptions()))
+    assert 3 * network.lora_per_rank == sum(p.numel() for p in student.trainable())
+
+
+def test_costs_of_a_step_of_mcm():
+    """The decoder as published (49.5 M parameters), and memory that grows with the clips of a GPU at a time."""
+    decoder = frame_costs.decoder_cost(32, 32)
+    assert decoder.parameters == pytest.approx(49.49e6, rel=0.001)
+    assert frame_costs.decoder_cost(64, 64).flops == pytest.approx(4 * decoder.flops, rel=0.1)
+    one, four = (frame_costs.step_cost(tiny.CONFIG, (3, 4, 4), clips) for clips in (1, 4))
+    assert one.flops == four.flops and four.memory["frames"] == pytest.approx(4 * one.memory["frames"])
+    assert one.memory["teacher"] == four.memory["teacher"] and "target" not in one.memory
 
 
 def test_counted_flops_are_those_of_a_convolution():

@@ -7,7 +7,7 @@ Activations and FLOPs are counted on tensors without memory, by running the netw
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +55,7 @@ class NetworkCosts:
 
     Attributes:
         parameters: all.
-        lora_per_rank: parameters of adapters of rank 1 on all attention and feed-forward projections.
+        lora_per_rank: parameters of adapters of rank 1, of those layers that get one.
         forward_flops: of a forward pass.
         saved: numbers kept for the backward pass.
         saved_checkpointed: the same with the blocks' inputs only, and the largest block computed again.
@@ -66,6 +66,18 @@ class NetworkCosts:
     forward_flops: float
     saved: int
     saved_checkpointed: int
+
+
+def projections(network: nn.Module) -> list[str]:
+    """Names of all attention and feed-forward projections."""
+    return [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and "transformer_blocks" in n]
+
+
+def _per_rank(layer: nn.Module) -> int:
+    """Parameters of an adapter of rank 1: one row of its inputs (of a convolution its window), one of its outputs."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight[0].numel() + weight.shape[0]
 
 
 @contextmanager
@@ -102,13 +114,19 @@ def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[
         hook.remove()
 
 
-def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -> NetworkCosts:
+def measure(
+    config: UNetConfig,
+    shape: tuple[int, int, int],
+    tokens: int = 77,
+    adapted: Callable[[nn.Module], Iterable[str]] = projections,
+) -> NetworkCosts:
     """Count a network's parameters, FLOPs and activations for one clip.
 
     Args:
         config: shape of the network.
         shape: frames, height and width of the latents.
         tokens: of the text.
+        adapted: names of the layers that get an adapter, as `training.students.lora.target_names` gives them.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -121,10 +139,9 @@ def measure(config: UNetConfig, shape: tuple[int, int, int], tokens: int = 77) -
         network(x, t, context)
     inside = {k: sum(v.values()) for k, v in buckets.items()}
     merged = {k: v for bucket in buckets.values() for k, v in bucket.items()}
-    projections = [m for n, m in network.named_modules() if isinstance(m, nn.Linear) and "transformer_blocks" in n]
     return NetworkCosts(
         parameters=sum(p.numel() for p in network.parameters()),
-        lora_per_rank=sum(m.in_features + m.out_features for m in projections),
+        lora_per_rank=sum(_per_rank(network.get_submodule(name)) for name in adapted(network)),
         forward_flops=float(counter.get_total_flops()),
         saved=sum(merged.values()),
         saved_checkpointed=sum(inputs) + inside.get("outside", 0) + max(v for k, v in inside.items() if k != "outside"),
@@ -182,15 +199,21 @@ def step_seconds(flops: float) -> str:
     return f"about {flops / (rate * UTILISATION):.1f} s a step on this CPU ({rate / 1e9:.0f} GFLOP/s measured)"
 
 
-def table(config: UNetConfig, shape: tuple[int, int, int], clips: int) -> str:
+def table(
+    config: UNetConfig,
+    shape: tuple[int, int, int],
+    clips: int,
+    adapted: Callable[[nn.Module], Iterable[str]] = projections,
+) -> str:
     """Markdown: memory and time of usual layouts.
 
     Args:
         config: shape of the network.
         shape: frames, height and width of the latents.
         clips: of a GPU at a time.
+        adapted: as in `measure`.
     """
-    network = measure(config, shape)
+    network = measure(config, shape, adapted=adapted)
     layouts = {
         "full, DDP": Layout(),
         "full, DDP, checkpointing": Layout(checkpointing=True),
@@ -221,7 +244,9 @@ def table(config: UNetConfig, shape: tuple[int, int, int], clips: int) -> str:
 
 def main() -> None:
     """Print the table of the released networks' size."""
-    print(table(UNetConfig(), (16, 32, 56), 1))
+    from ..students.lora import LoraOptions, target_names
+
+    print(table(UNetConfig(), (16, 32, 56), 1, lambda network: target_names(network, LoraOptions())))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from .diffusers_folder import export_diffusers
 from .export import LcmSettings, export_student, student_metadata
-from .lora import DEFAULT_TARGETS, LoraOptions, LoraStudent, lora_student
+from .lora import DEFAULT_TARGETS, LoraOptions, LoraStudent, lora_student, target_names
 from .lora_files import export_lora_kohya, export_lora_peft, lora_tensors
 from .student import FullStudent, Student, full_student
 
@@ -21,4 +21,5 @@ __all__ = [
     "lora_student",
     "lora_tensors",
     "student_metadata",
+    "target_names",
 ]
