@@ -112,6 +112,15 @@ def prepare_teacher(options: argparse.Namespace) -> Teacher:
     return replace(teacher, autoencoder=load_autoencoder(options.autoencoder))
 
 
+def decoder_of(options: argparse.Namespace, recipe: Any, teacher: Teacher) -> torch.nn.Module | None:
+    """What decodes latents, where the method looks at frames: the teacher's autoencoder, or Stable Diffusion's."""
+    if teacher.autoencoder is not None or options.vae is None or not recipe.real_frames:
+        return teacher.autoencoder
+    from .data.stable_diffusion import load_autoencoder as load_published
+
+    return load_published(options.vae)
+
+
 def data_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, device: torch.device) -> SourceBatches:
     """The batches of the run.
 
@@ -317,7 +326,13 @@ def main(arguments: list[str] | None = None) -> None:
     batches = data_of(options, recipe, teacher, accelerator.device)
     student = student_of(options, recipe, teacher, accelerator)
     identity = identity_of(options, teacher, student)
-    inputs = Inputs(teacher=teacher, student=student, device=accelerator.device, recompute=options.checkpointing)
+    inputs = Inputs(
+        teacher=teacher,
+        student=student,
+        device=accelerator.device,
+        recompute=options.checkpointing,
+        autoencoder=decoder_of(options, recipe, teacher),
+    )
     task = MethodTask(batches, find_method(name).build(recipe, inputs), accelerator, scale_of(options, accelerator))
     run(task, loop_options(options, identity, recipe, task, teacher), accelerator)
     if accelerator.is_main_process and (told := batches.left_out()):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from training.engine import costs
 from training.engine.trackers import check_tracker
 from training.engine.validation import Validation, contact_sheet
 from training.methods.parts import frame_costs
+from training.methods.parts.frame_adversary import FrameDecoder
 from training.mini import captions, example_clips
 from training.mini import family as mini
 from training.students import LoraOptions, lora_student, target_names
@@ -116,6 +118,29 @@ def test_mcm_trains_from_the_command_line(tmp_path, teacher, clips, images, real
     assert ("image_set" in saved["identity"]["data"]) == real.startswith("images")
     with safe_open(exported, "pt") as file:
         assert any("lora_up" in key for key in file.keys())
+
+
+def test_frames_are_decoded_by_stable_diffusions_autoencoder_where_the_teacher_has_none(tmp_path):
+    """With the gradient to the latents, as the frame adversary needs it; nothing of it is exported."""
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+    )
+    vae.save_pretrained(str(tmp_path / "vae"))
+    teacher = tiny.tiny_teacher()
+    recipe, options = tiny_mcm.tiny_recipe(""), argparse.Namespace(vae=tmp_path / "vae")
+    decoder = FrameDecoder(distill.decoder_of(options, recipe, teacher))
+    latents = torch.randn(2, 4, 4, 4, requires_grad=True)
+    frames = decoder(latents)
+    assert frames.shape == (2, 3, 8, 8) and teacher.autoencoder is None
+    frames.square().sum().backward()
+    assert latents.grad.abs().sum() > 0
+    expected = vae.decode(latents / 0.18215).sample
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=1e-5)
+    assert distill.decoder_of(options, replace(recipe, adversarial_weight=0.0), teacher) is None
 
 
 def test_mcm_says_what_its_data_lacks(tmp_path, teacher, clips, images):

@@ -64,7 +64,7 @@ class MCM(Method):
             if self.motion.head is not None:
                 self._add_head(MotionHead(teacher.config.out_channels, self.motion.head))
             if r.adversarial_weight:
-                self._add_adversary()
+                self._add_adversary(inputs.autoencoder or teacher.autoencoder)
 
     def _trained(self, module: nn.Module, rate: Callable[[int], float], **more: object) -> Trained:
         r = self.recipe
@@ -86,22 +86,22 @@ class MCM(Method):
         )
         self.phases = (Phase(name="student", trains=("student", "head")),)
 
-    def _add_adversary(self) -> None:
+    def _add_adversary(self, autoencoder: nn.Module | None) -> None:
         """The discriminator, what it looks through, and its losses.
 
         Raises:
-            ValueError: the teacher has no autoencoder, or the feature network's file is missing.
+            ValueError: there is no autoencoder, or the feature network's file is missing.
         """
         r, teacher = self.recipe, self.teacher
-        if teacher.autoencoder is None:
+        if autoencoder is None:
             raise ValueError(
-                "the frame adversary decodes latents and the teacher's file has no autoencoder; allowed: --autoencoder "
-                "FILE, or --adversarial-weight 0. Give one."
+                "the frame adversary decodes latents and the teacher's file has no autoencoder; allowed: --vae FILE "
+                "(Stable Diffusion's), --autoencoder FILE (ours), or --adversarial-weight 0. Give one."
             )
         features = load_features(r.features, r.features_file)
         discriminator = Discriminator(features.widths, teacher.config.context_dim)
         vectors = SingularVectors(discriminator)
-        decoder = FrameDecoder(teacher.autoencoder.requires_grad_(False).train(False))
+        decoder = FrameDecoder(autoencoder.requires_grad_(False).train(False))
         self.frozen |= {"features": features, "decoder": decoder}
         self.trained["discriminator"] = self._trained(discriminator, r.disc_rate_at)
         self.followers["vectors"] = Follower(module=vectors, values=vectors.iterated, decay=lambda _: 0.0)

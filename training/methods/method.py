@@ -153,6 +153,7 @@ class Inputs:
         device: where the run computes.
         fed: names of the conditions that the data has.
         recompute: activation checkpointing.
+        autoencoder: decodes latents where a method looks at frames; None is the teacher's, if it has one.
     """
 
     teacher: Any
@@ -160,6 +161,7 @@ class Inputs:
     device: torch.device
     fed: frozenset[str] = frozenset()
     recompute: bool = False
+    autoencoder: Any = None
 
 
 class Method(ABC):
