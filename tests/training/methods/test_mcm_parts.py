@@ -16,7 +16,8 @@ from training.methods.parts.correlation import OUTSIDE, global_correlation, insi
 from training.methods.parts.dino_files import read_hub_dino
 from training.methods.parts.discriminator import Discriminator, LocalNorm, SingularVectors, SpectralConv1d
 from training.methods.parts.discriminator_input import draw_view, joined_views, prepare
-from training.methods.parts.features import AlexNetFeatures, DinoFeatures, load_features
+from training.methods.parts.feature_networks import AlexNetFeatures, DinoFeatures
+from training.methods.parts.features import load_features
 from training.methods.parts.frame_choice import any_frames, one_of_each_part
 from training.methods.parts.frequency import _half, butterworth, high_frequency, low_frequency
 from training.methods.parts.guidance_embedding import guidance_embedding

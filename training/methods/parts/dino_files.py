@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,11 +10,16 @@ from typing import Any, Final
 from torch import Tensor
 
 from videolcm_core.files.errors import CheckpointError
-from videolcm_core.files.reading import load_state_dict
+from videolcm_core.files.guard import cause
+
+from .feature_files import read_weights, recognised
 
 HEAD_WIDTH: Final = 64
 """Of every published DINOv2."""
+PATCH: Final = 14
+"""Pixels, of every published DINOv2."""
 _ALLOWED: Final = "dinov2_vits14_pretrain.pth, or a folder of transformers (facebook/dinov2-small)"
+_AGAIN: Final = "Give --features-file PATH."
 _TOP: Final = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
@@ -42,10 +48,10 @@ def read_hub_dino(path: Path, heads: int = 0) -> Any:
     """
     from transformers import Dinov2Config, Dinov2Model
 
-    tensors, _, _ = load_state_dict(path)
+    tensors = read_weights(path)
     if "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
-        got = "a network without DINOv2's patch_embed and pos_embed"
-        raise CheckpointError(path, got, _ALLOWED, "Give --features-file PATH.")
+        got = f"a network without DINOv2's patch_embed and pos_embed: {recognised(tensors)}"
+        raise CheckpointError(path, got, _ALLOWED, _AGAIN)
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
     config = Dinov2Config(
@@ -64,10 +70,49 @@ def read_hub_dino(path: Path, heads: int = 0) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # told instead
     )
-    if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
-        got = f"{len(wrong)} weights that are missing, unexpected or misshapen, such as {wrong[0]}"
-        raise CheckpointError(path, got, _ALLOWED, "Give --features-file PATH.")
+    _check(path, network, [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]])
     return network
+
+
+def read_dino_folder(folder: Path) -> Any:
+    """Transformers' ``Dinov2Model`` of a folder; what lies beside it, such as a classifier, is left out.
+
+    Raises:
+        ValueError: it is another network's, or not whole.
+    """
+    from transformers import Dinov2Model
+
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        got = "a folder without a config.json that names its model_type"
+        raise CheckpointError(folder, got, _ALLOWED, _AGAIN) from error
+    if kind != "dinov2":
+        raise CheckpointError(folder, f"a folder of transformers' {kind!r}", _ALLOWED, _AGAIN)
+    reader: Any = Dinov2Model
+    try:
+        network, told = reader.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told instead
+        )
+    except Exception as error:  # of a damaged file nearly every kind was seen
+        got = f"a folder that transformers cannot read ({cause(error)})"
+        raise CheckpointError(folder, got, _ALLOWED, _AGAIN) from error
+    _check(folder, network, [*told["missing_keys"], *told["mismatched_keys"]])
+    return network
+
+
+def _check(path: Path, network: Any, wrong: list[Any]) -> None:
+    """Refuse weights that transformers made up, and patches that the size of the images is not made for."""
+    if wrong:
+        got = f"{len(wrong)} weights that are missing, unexpected or misshapen, such as {wrong[0]}"
+        raise CheckpointError(path, got, _ALLOWED, _AGAIN)
+    if (patch := int(network.config.patch_size)) != PATCH:
+        raise CheckpointError(path, f"patches of {patch} pixels", f"those of {PATCH} of DINOv2", _AGAIN)
+    if odd := [name for name, value in network.named_parameters() if not bool(value.isfinite().all())]:
+        raise CheckpointError(path, f"NaN or infinite values in {odd[0]}", "finite weights", _AGAIN)
 
 
 def hub_to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
