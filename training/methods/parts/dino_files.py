@@ -1,4 +1,4 @@
-"""DINOv2's weights in the names of its authors' release (torch hub: ``dinov2_vits14_pretrain.pth``)."""
+"""DINOv2 from its authors' release (torch hub: ``dinov2_vits14_pretrain.pth``), or transformers' file or folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IN_BLOCK: Final = {
 
 
 def read_hub_dino(path: Path, heads: int = 0) -> Any:
-    """Transformers' ``Dinov2Model`` with the weights of a file of the original release.
+    """Transformers' ``Dinov2Model`` with the weights of a file of the original release, or of transformers'.
 
     Args:
         path: the file.
@@ -48,15 +48,17 @@ def read_hub_dino(path: Path, heads: int = 0) -> Any:
     """
     from transformers import Dinov2Config, Dinov2Model
 
-    tensors = read_weights(path)
-    if "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
+    tensors = {key.removeprefix("dinov2."): value for key, value in read_weights(path).items()}
+    weights = tensors if "embeddings.cls_token" in tensors else hub_to_transformers(tensors)
+    patches, positions = (weights.get(_TOP[key]) for key in ("patch_embed.proj.weight", "pos_embed"))
+    if patches is None or positions is None:
         got = f"a network without DINOv2's patch_embed and pos_embed: {recognised(tensors)}"
         raise CheckpointError(path, got, _ALLOWED, _AGAIN)
-    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+    width, _, patch, _ = patches.shape
+    side = round((positions.shape[1] - 1) ** 0.5)
     config = Dinov2Config(
         hidden_size=width,
-        num_hidden_layers=len({key.split(".")[1] for key in tensors if key.startswith("blocks.")}),
+        num_hidden_layers=len({key.split(".")[2] for key in weights if key.startswith("encoder.layer.")}),
         num_attention_heads=heads or max(1, width // HEAD_WIDTH),
         image_size=side * patch,
         patch_size=patch,
@@ -66,7 +68,7 @@ def read_hub_dino(path: Path, heads: int = 0) -> Any:
     network, told = reader.from_pretrained(
         None,
         config=config,
-        state_dict=hub_to_transformers(tensors),
+        state_dict={key: value for key, value in weights.items() if not key.startswith("classifier.")},
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # told instead
     )

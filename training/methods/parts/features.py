@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.guard import reading
 
 from ...metrics.lpips import Lpips
 from .dino_files import PATCH, read_dino_folder, read_hub_dino
@@ -83,7 +84,7 @@ FEATURES: Final[dict[str, FeatureNetwork]] = {
         features=DinoFeatures,
         load=_dino,
         widths=dict.fromkeys(map(str, DINO_BLOCKS), 384),
-        files="dinov2_vits14_pretrain.pth of torch hub, or a folder of transformers (facebook/dinov2-small)",
+        files="dinov2_vits14_pretrain.pth of torch hub, or transformers' facebook/dinov2-small (folder or file)",
         source="no package has it, download one of these",
         smallest=2 * PATCH,
         multiple=PATCH,
@@ -170,7 +171,7 @@ def load_features(name: str, file: str) -> Features:
             f"PATH ({network.source}), or --adversarial-weight 0."
         )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with reading(path), torch.random.fork_rng(devices=[]):
             features = network.load(path)
     except CheckpointError as error:
         next_step = f"Give --features-file PATH ({network.source}), or the --features that it belongs to."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from videolcm_core.files.errors import CheckpointError, name_some
-from videolcm_core.files.guard import cause
+from videolcm_core.files.guard import reading
 from videolcm_core.files.reading import load_state_dict
 from videolcm_core.networks.text_encoder import END
 
@@ -218,12 +218,10 @@ def load_text_vectors(name: str, file: str, width: int) -> TextVectors:
     if not file or not Path(file).exists():
         raise ValueError(f"disc_text_file is {file!r}, which is not there; allowed: {_FILES}. {_AGAIN}")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with reading(file), torch.random.fork_rng(devices=[]):
             return load_clip_text(Path(file))
     except CheckpointError as error:
         raise CheckpointError(file, error.got, _FILES, _AGAIN) from error
-    except Exception as error:  # of damaged files nearly every kind was seen
-        raise CheckpointError(file, f"something that cannot be used: {cause(error)}", _FILES, _AGAIN) from error
 
 
 TEXT_VECTORS: Final[dict[str, type[TextVectors]]] = {text.name: text for text in (OwnText, ClipText)}
