@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,24 @@ def test_reading_draws_nothing(name, files):
     torch.manual_seed(7)
     load_features(name, str(files[name]))
     assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_mcm_trains_through_each(name, files):
+    """A step of both sides: what the discriminator says through these features reaches the student."""
+    recipe = tiny_mcm.tiny_recipe(
+        files[name],
+        features=name,
+        feature_size={"dinov2_s14": 28, "vgg16": 32}.get(name, FEATURES[name].smallest),
+        disc_frames=1,
+        batch=1,
+    )
+    task = tiny_mcm.tiny_mcm(recipe)
+    assert task.method.frozen["features"].name == name
+    values = task.step(0, torch.Generator())
+    assert all(np.isfinite(value) for value in values.values()) and values["grad_norm"] > 0
+    without = replace(recipe, adversarial_weight=0.0)
+    assert tiny_mcm.tiny_mcm(without).step(0, torch.Generator())["grad_norm"] != values["grad_norm"]
 
 
 # ------------------------------------------------------------------------------------------------ files of others
