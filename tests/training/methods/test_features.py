@@ -14,6 +14,7 @@ from precision import assert_rounded, assert_same, assert_within
 from safetensors.torch import save_file
 
 import setup
+from training.engine.identity import Identity, check_fixed
 from training.methods.parts.dino_files import read_hub_dino
 from training.methods.parts.discriminator import Discriminator
 from training.methods.parts.discriminator_input import View, prepare
@@ -215,6 +216,12 @@ def test_an_identity_is_that_of_the_weights(networks, tmp_path):
     torch.save(seeded.torchvision_state(other, seeded.ALEXNET_PLACES), tmp_path / "alexnet.pth")
     found = load_features("alexnet", str(tmp_path / "alexnet.pth")).identity()
     assert found.keys() == networks["alexnet"].identity().keys() and found != networks["alexnet"].identity()
+    for later in (found, networks["vgg16"].identity()):
+        began = {"identity": Identity(fixed=networks["alexnet"].identity()).entries()}
+        with pytest.raises(
+            ValueError, match=r"begun with other inputs \(features: alexnet \w{16}, now (alexnet|vgg16) "
+        ):
+            check_fixed(Identity(fixed=later), began, tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("name", FEATURES)
