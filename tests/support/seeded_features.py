@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import tiny_mcm
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,7 +22,10 @@ VGG16 = tuple((out, into, 3) for out, into in zip(VGG16_WIDTHS, (3, *VGG16_WIDTH
 def chain(shapes, seed=0) -> list[tuple[Tensor, Tensor]]:
     """Weights and biases at which activations neither grow nor vanish."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
     return [(draw(o, i, k, k) * (2.0 / (i * k * k)) ** 0.5, draw(o) * 0.1) for o, i, k in shapes]
 
 
@@ -67,6 +71,23 @@ def scripted_state(state) -> dict[str, Tensor]:
         for theirs, ours in (("beta", "bias"), ("mean", "running_mean"), ("var", "running_var")):
             found[f"{name}.{theirs}"] = state[f"{unit}.bn.{ours}"]
     return found
+
+
+def seeded_weights():
+    """Of the convolutional networks, by name."""
+    return {"alexnet": chain(ALEXNET), "vgg16": chain(VGG16), "inception": inception_state()}
+
+
+def save_files(folder: Path, weights) -> dict[str, Path]:
+    """A file of each network, by name; DINOv2's is a small one's folder."""
+    torch.save(torchvision_state(weights["alexnet"], ALEXNET_PLACES), folder / "alexnet.pth")
+    torch.save(weights["inception"], folder / "pt_inception.pth")
+    return {
+        "alexnet": folder / "alexnet.pth",
+        "vgg16": save_flax(folder / "vgg16.ckpt", "VGG16_0", weights["vgg16"]),
+        "inception": folder / "pt_inception.pth",
+        "dinov2_s14": tiny_mcm.save_small_dino(folder / "dino"),
+    }
 
 
 def alexnet_by_hand(x: Tensor, weights) -> dict[str, Tensor]:
