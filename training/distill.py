@@ -29,6 +29,7 @@ from .engine.task import BatchesLike, MethodTask, Scale
 from .engine.trackers import TRACKERS, check_tracker
 from .engine.validation import Validation, decoder
 from .methods import Inputs, find_method, method_names
+from .methods.method import Method
 from .methods.parts.previews import Scenes
 from .recipes import add_recipe_arguments, resolve_recipe
 from .students import (
@@ -247,8 +248,8 @@ def scenes_of(batches: BatchesLike, uncond: torch.Tensor, options: argparse.Name
     return Scenes(prompts=shown, text=text, uncond=uncond, noise=noise, conditions=conditions)
 
 
-def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student) -> Identity:
-    """What the run is made from: the teacher by its weights, the student's kind; and which data."""
+def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student, method: Method) -> Identity:
+    """What the run is made from: the teacher by its weights, the student's kind, the method's own; and which data."""
     data = {
         n: str(v) for n in ("corpus", "clips", "shards", "cache", "image_set") if (v := getattr(options, n)) is not None
     }
@@ -261,6 +262,7 @@ def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student)
         "prediction": teacher.prediction,
         "schedule": digest_of({"alphas_cumprod": teacher.schedule.alphas_cumprod}),
         **student.identity(),
+        **method.identity(),
     }
     return Identity(fixed=fixed, data=data)
 
@@ -325,7 +327,6 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator = open_accelerator(recipe.precision, options.accumulation, cpu=options.cpu)
     batches = data_of(options, recipe, teacher, accelerator.device)
     student = student_of(options, recipe, teacher, accelerator)
-    identity = identity_of(options, teacher, student)
     inputs = Inputs(
         teacher=teacher,
         student=student,
@@ -333,7 +334,9 @@ def main(arguments: list[str] | None = None) -> None:
         recompute=options.checkpointing,
         autoencoder=decoder_of(options, recipe, teacher),
     )
-    task = MethodTask(batches, find_method(name).build(recipe, inputs), accelerator, scale_of(options, accelerator))
+    method = find_method(name).build(recipe, inputs)
+    identity = identity_of(options, teacher, student, method)
+    task = MethodTask(batches, method, accelerator, scale_of(options, accelerator))
     run(task, loop_options(options, identity, recipe, task, teacher), accelerator)
     if accelerator.is_main_process and (told := batches.left_out()):
         print(told)

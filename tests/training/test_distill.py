@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import tiny_training as tiny
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import distill
@@ -118,6 +120,17 @@ def test_mcm_trains_from_the_command_line(tmp_path, teacher, clips, images, real
     assert ("image_set" in saved["identity"]["data"]) == real.startswith("images")
     with safe_open(exported, "pt") as file:
         assert any("lora_up" in key for key in file.keys())
+
+
+def test_a_discriminator_goes_on_with_the_features_it_began_with(tmp_path, teacher, clips):
+    first = tiny_mcm.save_small_dino(tmp_path / "dino")
+    distill.main(mcm_arguments(teacher, clips, tmp_path / "run", first))
+    other = shutil.copytree(first, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["layernorm.weight"][0] += 1.0
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"begun with other inputs \(features: dinov2_s14 \w+, now dinov2_s14 \w+\)"):
+        distill.main(mcm_arguments(teacher, clips, tmp_path / "run", other, "--steps", "3"))
 
 
 def test_frames_are_decoded_by_stable_diffusions_autoencoder_where_the_teacher_has_none(tmp_path):

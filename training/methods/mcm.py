@@ -25,6 +25,7 @@ from .parts.motion_head import MotionHead
 from .parts.penalty import PenaltyWeight
 from .parts.sample_draws import Purpose, SampleDraws
 from .parts.solver import GuidedDDIM, Pair, Predict
+from .parts.text_vectors import load_text_vectors
 from .parts.trajectory import is_simulated, simulated_origin
 
 
@@ -59,6 +60,7 @@ class MCM(Method):
         self.frozen: dict[str, nn.Module] = {"teacher": VgenNetwork(frozen)}
         self.phases = (Phase(name="student", trains=("student",)),)
         self._made: dict[range, tuple[Tensor, Tensor]] = {}
+        self._looks: dict[str, str] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(r.seed)
             if self.motion.head is not None:
@@ -99,7 +101,9 @@ class MCM(Method):
                 "(Stable Diffusion's), --autoencoder FILE (ours), or --adversarial-weight 0. Give one."
             )
         features = load_features(r.features, r.features_file)
-        discriminator = Discriminator(features.widths, teacher.config.context_dim)
+        self.text = load_text_vectors(r.disc_text, r.disc_text_file, teacher.config.context_dim)
+        self._looks = features.identity() | self.text.identity()  # before anything is cast
+        discriminator = Discriminator(features.widths, self.text.width)
         vectors = SingularVectors(discriminator)
         decoder = FrameDecoder(autoencoder.requires_grad_(False).train(False))
         self.frozen |= {"features": features, "decoder": decoder}
@@ -147,22 +151,26 @@ class MCM(Method):
             return Losses(values=values, t=pair.t)
         told = {"motion": values.detach()}
         self._made[micro.samples] = made.detach(), pair.t
-        pleasing = self.adversary.generator_loss(networks, made, _vector(micro.text), draws)
+        pleasing = self.adversary.generator_loss(networks, made, self.text(micro.captions, micro.text), draws)
         told["pleasing"] = pleasing.detach()
         return Losses(values=values + self.recipe.adversarial_weight * pleasing, t=pair.t, told=told)
 
     def _discriminator_loss(self, networks: Networks, micro: MicroBatch, draws: SampleDraws) -> Losses:
         """Of what the student made in its own phase, before it moved."""
         made, t = self._made.pop(micro.samples)
-        text = _vector(micro.text)
-        if micro.stills is not None:
-            images, vectors = micro.stills.pixels.flatten(0, 1), _vector(micro.stills.text.flatten(0, 1))
-            real = Real(images=images, text=vectors)
+        text = self.text(micro.captions, micro.text)
+        if (stills := micro.stills) is not None:
+            vectors = self.text(stills.captions, stills.text.flatten(0, 1))
+            real = Real(images=stills.pixels.flatten(0, 1), text=vectors)
         else:
             assert micro.pixels is not None
             real = self.adversary.real_of(micro.pixels, text, draws)
         judged = self.adversary.discriminator_loss(networks, made, real, text, draws)
         return Losses(values=judged.values, t=t, told=judged.told)
+
+    def identity(self) -> dict[str, str]:
+        """Networks that the discriminator looks through: its weights go with theirs."""
+        return self._looks
 
     def after_step(self, index: int, told: Mapping[str, float]) -> list[str]:
         """Raise the penalty's weight where the discriminator runs away."""
@@ -203,11 +211,6 @@ class MCM(Method):
     def sample_teacher(self, scenes: previews.Scenes, steps: int, device: torch.device) -> Tensor:
         """By DDIM at the middle of the guidance that is distilled."""
         return previews.teacher_latents(self.recipe.w, self.teacher, scenes, steps, device)
-
-
-def _vector(text: Tensor) -> Tensor:
-    """One vector a caption: embeddings ``[B, L, D]`` to ``[B, D]``."""
-    return text.float().mean(1)
 
 
 METHOD = MCM

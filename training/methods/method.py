@@ -200,6 +200,10 @@ class Method(ABC):
     def loss(self, phase: str, networks: Networks, micro: MicroBatch) -> Losses:
         """Losses of a micro-batch; gradients reach the phase's modules only."""
 
+    def identity(self) -> Mapping[str, str]:
+        """What else a run must share that goes on with this method's weights, by name."""
+        return {}
+
     def after_step(self, index: int, told: Mapping[str, float]) -> list[str]:
         """Called when a step's modules and followers have moved; a method that adapts itself does it here.
 

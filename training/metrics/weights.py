@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,6 +43,28 @@ def read_tensors(path: Path, sha256_start: str, source: str) -> dict[str, Any]:
     """
     data = checked_bytes(path, sha256_start, source)
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickler that knows NumPy arrays and frozen dictionaries, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
+            import numpy.core.multiarray as multiarray
+
+            return {"_reconstruct": multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]
+        if name == "FrozenDict":
+            return dict
+        raise pickle.UnpicklingError(f"the weights file asks for {module}.{name}; only NumPy arrays are allowed in it.")
+
+
+def read_arrays(data: bytes) -> Any:
+    """Content of a pickle of NumPy arrays, of whom flax's checkpoints are; anything else in it is not run.
+
+    Raises:
+        pickle.UnpicklingError: there is something else in it.
+    """
+    return _ArraysOnly(io.BytesIO(data)).load()
 
 
 def is_torchscript(path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from videolcm_core.files.entries import check_value
 
+from ..methods.parts.features import FEATURES, check_feature_size
 from .base import CHOICES, Recipe, check_decay
 
 MOTION_NAMES: Final = (
@@ -47,15 +48,18 @@ class MCMRecipe(Recipe):
         disc_group: clips whose frames share its norms' statistics.
         real_by_part: real frames one out of each part of the clip, and not any.
         augments: DiffAugment on what the discriminator sees.
-        features: its frozen network, see `methods.parts.features`.
+        features: its frozen network, see the table in `methods.parts.features`.
         features_file: weights of that network.
         feature_size: side of what that network sees, pixels.
+        disc_text: its vector of a caption: "own" is the mean of the model's tokens, "clip" CLIP's projection.
+        disc_text_file: weights of CLIP's text side, for "clip".
     """
 
     choices: ClassVar[dict[str, tuple[str, ...]]] = CHOICES | {
         "motion": MOTION_NAMES,
         "adversarial_loss": ("hinge", "wgan", "bce"),
-        "features": ("dinov2_s14", "alexnet"),
+        "features": tuple(FEATURES),
+        "disc_text": ("own", "clip"),
     }
 
     batch: int = 128
@@ -83,6 +87,8 @@ class MCMRecipe(Recipe):
     features: str = "dinov2_s14"
     features_file: str = ""
     feature_size: int = 224
+    disc_text: str = "own"
+    disc_text_file: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant.
@@ -111,6 +117,8 @@ class MCMRecipe(Recipe):
                 raise ValueError(f"{name} is {value}; allowed: 0 or more.")
         if self.penalty_factor < 1.0:
             raise ValueError(f"penalty_factor is {self.penalty_factor}; allowed: 1 or more.")
+        if self.adversarial_weight:
+            check_feature_size(self.features, self.feature_size)
         if self.disc_rate <= 0.0:
             raise ValueError(f"disc_rate is {self.disc_rate}; allowed: above 0.")
 

@@ -13,10 +13,8 @@ from training.engine.randomness import draw_samples
 from training.methods.parts.adversary import ADVERSARIAL_LOSSES, gradient_norms, mixed, per_sample
 from training.methods.parts.augmentation import augment, cut_hole, draw_changes, joined, move
 from training.methods.parts.correlation import OUTSIDE, global_correlation, inside, local_correlation
-from training.methods.parts.dino_files import read_hub_dino
 from training.methods.parts.discriminator import Discriminator, LocalNorm, SingularVectors, SpectralConv1d
 from training.methods.parts.discriminator_input import draw_view, joined_views, prepare
-from training.methods.parts.features import AlexNetFeatures, DinoFeatures, load_features
 from training.methods.parts.frame_choice import any_frames, one_of_each_part
 from training.methods.parts.frequency import _half, butterworth, high_frequency, low_frequency
 from training.methods.parts.guidance_embedding import guidance_embedding
@@ -24,7 +22,6 @@ from training.methods.parts.motion import MOTIONS
 from training.methods.parts.motion_head import LARGE, SMALL, MotionHead
 from training.methods.parts.sample_draws import Purpose, SampleDraws
 from training.methods.parts.trajectory import is_simulated, noised
-from training.metrics.lpips import Lpips
 from videolcm_core.diffusion.consistency import pseudo_huber
 from videolcm_core.diffusion.schedule import Schedule
 
@@ -265,82 +262,3 @@ def test_a_samples_own_draws_are_the_same_in_any_company():
     assert len(drawn.unique()) == drawn.numel()
     other = SampleDraws(draw_samples((4, 2, 3, 3), range(4), seed=1, step=5, phase=1))
     assert not torch.equal(every.uniform(3, Purpose.MIX), other.uniform(3, Purpose.MIX))
-
-
-def test_features_of_dino_are_normed_and_without_the_class(tmp_path):
-    import tiny_mcm
-    from transformers import Dinov2Model
-
-    folder = tiny_mcm.save_small_dino(tmp_path)
-    images = latents(2, 3, 28, 28)
-    found = load_features("dinov2_s14", str(folder))(images)
-    assert {name: tuple(v.shape) for name, v in found.items()} == dict.fromkeys(("2", "5", "8", "11"), (2, 4, 16))
-    whole = Dinov2Model.from_pretrained(str(folder), local_files_only=True).train(False)
-    with torch.no_grad():
-        torch.testing.assert_close(found["11"], whole(pixel_values=images).last_hidden_state[:, 1:])
-    with pytest.raises(ValueError, match=r"features_file is '', .* Give --features-file PATH"):
-        load_features("alexnet", "")
-
-
-def in_the_names_of_the_release(state):
-    """Weights of transformers' Dinov2Model, of its versions 4 and 5, as its authors' file has them."""
-    renamed = {}
-    for key, value in state.items():
-        for old, new in (
-            ("embeddings.position_embeddings", "pos_embed"),
-            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
-            ("embeddings.", ""),
-            ("encoder.layer.", "blocks."),
-            ("layernorm.", "norm."),
-            ("attention.output.dense", "attn.proj"),
-            ("attention.o_proj", "attn.proj"),
-            *((f"attention.{name[0]}_proj", f"attention.attention.{name}") for name in ("query", "key", "value")),
-            ("layer_scale1.lambda1", "ls1.gamma"),
-            ("layer_scale2.lambda1", "ls2.gamma"),
-        ):
-            key = key.replace(old, new)
-        renamed[key] = value
-    for key in [key for key in renamed if ".query." in key]:
-        parts = [renamed.pop(key.replace("query", name)) for name in ("query", "key", "value")]
-        renamed[key.replace("attention.attention.query", "attn.qkv")] = torch.cat(parts)
-    return renamed
-
-
-def test_dino_from_the_release_is_dino_from_transformers(tmp_path):
-    import tiny_mcm
-    from transformers import Dinov2Model
-
-    folder, images = tiny_mcm.save_small_dino(tmp_path / "dino"), latents(2, 3, 28, 28)
-    state = Dinov2Model.from_pretrained(str(folder), local_files_only=True).state_dict()
-    renamed = in_the_names_of_the_release(state)
-    assert {"blocks.3.attn.qkv.weight", "blocks.0.ls1.gamma", "pos_embed", "norm.bias"} <= set(renamed)
-    torch.save(renamed, path := tmp_path / "dino.pth")
-    theirs = load_features("dinov2_s14", str(folder))
-    network = read_hub_dino(path, heads=theirs.network.config.num_attention_heads)
-    found = DinoFeatures(network.train(False))
-    with torch.no_grad():
-        assert all(torch.equal(found(images)[name], value) for name, value in theirs(images).items())
-    for change in ({"norm.weight": torch.ones(3)}, {"blocks.0.more": torch.ones(3)}, {"blocks.3.ls1.gamma": None}):
-        changed = {key: value for key, value in (renamed | change).items() if value is not None}
-        torch.save(changed, path)
-        with pytest.raises(ValueError, match="missing, unexpected or misshapen"):
-            read_hub_dino(path, heads=2)
-
-
-@pytest.mark.parametrize("side", [64, 128])
-def test_features_of_alexnet_are_the_activations_of_lpips(side):
-    torch.manual_seed(0)
-    network = Lpips()
-    images = torch.rand(2, 3, side, side)
-    found = AlexNetFeatures(network)((images * 2 - 1 - network.shift) / network.scale)
-    assert list(found) == ["1", "2", "3", "4"] and len(AlexNetFeatures(network).widths) == 4
-    for activation, (name, value) in zip(network.features(images)[1:], found.items(), strict=True):
-        unit = value / (value.square().sum(-1, keepdim=True).sqrt() + 1e-10)
-        torch.testing.assert_close(unit, activation.flatten(2).transpose(1, 2))
-        assert value.shape[2] == AlexNetFeatures(network).widths[name]
-
-
-def test_a_file_of_another_network_is_refused(tmp_path):
-    torch.save({"conv.weight": torch.ones(2)}, path := tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="without DINOv2's patch_embed"):
-        load_features("dinov2_s14", str(path))

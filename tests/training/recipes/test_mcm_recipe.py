@@ -26,6 +26,7 @@ SHARED = {
     "images": 0,
     "features": "dinov2_s14",
     "feature_size": 224,
+    "disc_text": "own",
     "average_ema": 0.0,
     "release": "student",
     "weight_decay": 0.0,
@@ -86,6 +87,9 @@ def test_every_field_can_be_replaced(field):
         "adversarial_loss": "bce",
         "features": "alexnet",
         "features_file": "dino",
+        "feature_size": "28",
+        "disc_text": "clip",
+        "disc_text_file": "clip.bin",
         "augments": "false",
         "head_ema": "0.5",
         "lambda_real": "0.25",
@@ -111,7 +115,13 @@ def test_every_field_can_be_replaced(field):
         ({"feature_size": 0}, "feature_size is 0; allowed: 1 or more"),
         ({"disc_rate": 0.0}, "disc_rate is 0.0; allowed: above 0"),
         ({"head_ema": 1.0}, "head_ema is 1.0; allowed: 0 up to"),
-        ({"features": "clip"}, "features is 'clip'; allowed: dinov2_s14, alexnet"),
+        ({"features": "clip"}, "features is 'clip'; allowed: dinov2_s14, vgg16, inception, alexnet"),
+        (
+            {"feature_size": 225},
+            "feature_size is 225 .* allowed: 28 or more, a multiple of 14. Give --feature-size 224",
+        ),
+        ({"features": "vgg16", "feature_size": 31}, "feature_size is 31 .* vgg16's; allowed: 32 or more. Give"),
+        ({"disc_text": "t5"}, "disc_text is 't5'; allowed: own, clip"),
     ],
 )
 def test_wrong_values_say_what_is_allowed(changes, message):
