@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from comfy_api.latest import io
 
-from ...videolcm_core.families.animatediff.lora import trained_group_norm
 from ...videolcm_core.files.guard import reading
 from ...videolcm_core.files.lora import read_lora
 from ...videolcm_core.files.lora_config import config_places
@@ -89,7 +88,7 @@ class VideoLCMLoraLoader(io.ComfyNode):
             target = target_of(model, lora.file)
             fit = target.fit(lora)
             sampling = read_sampling(lora, fit, target)
-            group_norm, note = convention(lora.file, trained_group_norm(lora), target.motion)
+            group_norm, note = convention(lora.file, sampling.group_norm, target.motion)
             patched, of_unet, of_motion = target.patched(lora, fit, strength_model, group_norm)
             report(lora, fit, target, of_unet, of_motion)
             if of_motion and note:

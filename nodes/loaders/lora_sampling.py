@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ...videolcm_core.families.animatediff.lora import trained_group_norm
 from ...videolcm_core.families.mcm import is_mcm
 from ...videolcm_core.files.errors import shorten
 from ...videolcm_core.files.lora import LoraFile
@@ -28,10 +29,12 @@ class LoraSampling:
     Attributes:
         options: How the MODEL is to be sampled; None where nothing tells.
         said: Entries of its metadata that a user may need, by field of `FileSettings`.
+        group_norm: The convention its motion layers were trained with, see `trained_group_norm`; None if unknown.
     """
 
     options: SamplingOptions | None
     said: dict[str, Any]
+    group_norm: str | None = None
 
 
 def read_sampling(lora: LoraFile, fit: LoraFit, target: LoraTarget) -> LoraSampling:
@@ -40,16 +43,20 @@ def read_sampling(lora: LoraFile, fit: LoraFit, target: LoraTarget) -> LoraSampl
     Raises:
         SettingsError: If an entry of its metadata has no allowed value.
     """
-    said = said_entries(lora.metadata, lora.file)
-    sampling = {name: value for name, value in said.items() if name in SAMPLING_ENTRIES}
-    if sampling:
-        entries = _options_on(target.model).entries() | sampling
-        return LoraSampling(options=SamplingOptions.of(FileSettings(**entries)), said=said)
+    said, group_norm = said_entries(lora.metadata, lora.file), trained_group_norm(lora)
     if is_mcm(lora, fit, target.unet, target.modules if target.is_sd15 else None):
         base = "AnimateDiff v2 on Stable Diffusion 1.5" if target.is_sd15 else "ModelScope text-to-video"
-        options = PRESETS["mcm-animatediff" if target.is_sd15 else "mcm"]
-        return LoraSampling(options=options, said={**_MCM, "base": base} | said)
-    return LoraSampling(options=None, said=said)
+        known = PRESETS["mcm-animatediff" if target.is_sd15 else "mcm"]
+        # Also in kohya's names or diffusers' old ones, which do not tell that the layers were trained in diffusers.
+        group_norm = group_norm or ("video" if target.is_sd15 else None)
+        said = {**_MCM, "base": base} | said
+    else:
+        known = None
+    sampling = {name: value for name, value in said.items() if name in SAMPLING_ENTRIES}
+    if sampling:
+        entries = (known or _options_on(target.model)).entries() | sampling
+        known = SamplingOptions.of(FileSettings(**entries))
+    return LoraSampling(options=known, said=said, group_norm=group_norm)
 
 
 def set_sampling(patched: Any, lora: LoraFile, wanted: LoraSampling) -> None:

@@ -92,7 +92,9 @@ OTHERS = {
 def test_targets_of_another_lora(read, targets):
     with pytest.raises(CheckpointError, match="none of the . target_modules in its adapter_config.json") as error:
         read(tensors(), {"target_modules": targets})
-    assert any(name in str(error.value) for name in NAMES) and "Put the file back into its own folder" in str(error.value)
+    assert any(name in str(error.value) for name in NAMES) and "Put the file back into its own folder" in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize("targets", [[1], [""], [None], {"to_q": 1}, 7, [["to_q"]]])

@@ -1,63 +1,31 @@
-"""MCM's published LoRAs in Load VideoLCM LoRA, in every layout: the exact names, on narrow networks of that structure.
+"""MCM's published LoRAs in Load VideoLCM LoRA, in every layout, and what it makes of files that are near them."""
 
-Names are those of the authors' files, 482 modules of ModelScope's network and 530 of AnimateDiff's; widths are a
-tenth of theirs, values are drawn.
-"""
-
-import json
 import logging
 from pathlib import Path
 
+import mcm_loras
 import pytest
 import sd15_loras
 import torch
+from mcm_loras import ALPHA, LAYOUTS, PREFIX, RANK, peft, unet_lora
 from safetensors.torch import load_file, save_file
-
-from videolcm_core.families.vgen.lora import module_names
-
-LISTED = json.loads((Path(__file__).resolve().parents[2] / "golden" / "mcm_lora_modelscope.json").read_text())
-RANK, ALPHA = 4, 4
-MODELSCOPE = {
-    "model_channels": 32,
-    "channel_mult": (1, 2, 4, 4),
-    "num_res_blocks": 2,
-    "attention_scales": (1.0, 0.5, 0.25),
-    "context_dim": 24,
-    "num_heads": 8,
-    "head_dim": 8,
-    "concat_channels": 0,
-}
-METADATA = {"videolcm.head_dim": "8", "videolcm.prediction": "eps", "videolcm.sampling": "teacher"}
-PREFIX = sd15_loras.PREFIX
 
 
 @pytest.fixture(scope="module")
-def weights(host, recipe_weights):
-    unet3d = host.pack("videolcm_core.networks.vgen.unet3d")
-    return recipe_weights(unet3d.UNet3D(unet3d.UNetConfig(**MODELSCOPE)), 17)
+def weights():
+    return mcm_loras.modelscope_weights()
 
 
 @pytest.fixture(scope="module")
 def modelscope(host, weights, write_model):
     """A teacher that predicts noise, in the authors' names."""
-    name = write_model("modelscope-narrow.safetensors", weights, METADATA)
+    name = write_model("modelscope-narrow.safetensors", weights, mcm_loras.TEACHER)
     return host.run("VideoLCMModelLoader", model_name=name, weight_dtype="fp32", sampling="auto")[0]
 
 
 @pytest.fixture(scope="module")
 def modelscope_tensors(weights):
-    """peft's tensors of the 482 modules, and the network's key of each."""
-    names, tensors, keys = module_names(weights), {}, {}
-    for number, name in enumerate(LISTED["layers"]):
-        key = f"{names[name]}.weight"
-        out, *inner = weights[key].shape
-        inner = inner[:1] if name.endswith(("proj_in", "proj_out")) else inner  # kernels of 1 are matrices in diffusers
-        generator = torch.Generator().manual_seed(number)
-        keys[name] = key
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = torch.randn(RANK, *inner, generator=generator) * 0.1
-        ones = [1] * (len(inner) - 1)
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.randn(out, RANK, *ones, generator=generator) * 0.1
-    return tensors, keys
+    return mcm_loras.modelscope_tensors(weights)
 
 
 @pytest.fixture(params=["modelscope", "animatediff"])
@@ -66,57 +34,6 @@ def base(request, host, modelscope, modelscope_tensors, animate):
     if request.param == "modelscope":
         return modelscope, modelscope_tensors[0], 482, "mcm"
     return animate(), sd15_loras.peft_tensors(), 530, "mcm-animatediff"
-
-
-def settings_of(tensors, **changes):
-    names = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if ".lora_A" in key]
-    base = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": names, "use_rslora": False}
-    return base | {"use_dora": False, "bias": "none", "base_model_name_or_path": None} | changes
-
-
-def renamed(tensors, prefix, down="lora_A", up="lora_B"):
-    parts = {"lora_A": down, "lora_B": up}
-    found = {}
-    for key, value in tensors.items():
-        name, part = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
-        found[f"{prefix}{name}.{parts[part]}.weight"] = value
-    return found
-
-
-def peft(folder, tensors):
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(settings_of(tensors)))
-    return "adapter_model.safetensors"
-
-
-def unet_lora(folder, tensors):
-    peft(folder, tensors)
-    (folder / "unet_lora").mkdir()
-    save_file(renamed(tensors, "unet.base_model.model."), folder / "unet_lora" / "pytorch_lora_weights.safetensors")
-    return "unet_lora/pytorch_lora_weights.safetensors"
-
-
-def diffusers(folder, tensors):
-    save_file(renamed(tensors, "unet."), folder / "pytorch_lora_weights.safetensors")
-    return "pytorch_lora_weights.safetensors"
-
-
-def old_diffusers(folder, tensors):
-    save_file(renamed(tensors, "unet.", "lora.down", "lora.up"), folder / "old.safetensors")
-    return "old.safetensors"
-
-
-def kohya(folder, tensors):
-    found = {}
-    for key, value in renamed(tensors, "", "lora_down", "lora_up").items():
-        name, part = key.rsplit(".lora_", 1)
-        module = f"lora_unet_{name.replace('.', '_')}"
-        found[f"{module}.lora_{part}"], found[f"{module}.alpha"] = value, torch.tensor(float(ALPHA))
-    save_file(found, folder / "kohya.safetensors")
-    return "kohya.safetensors"
-
-
-LAYOUTS = {f.__name__: f for f in (peft, unet_lora, diffusers, old_diffusers, kohya)}
 
 
 @pytest.fixture
@@ -174,6 +91,8 @@ def test_every_layout_changes_every_module_and_sets_the_sampling(host, base, fol
     assert len(changed) == count and "left out" not in said()
     presets = host.pack("nodes.model.presets").PRESETS
     assert options_on(patched) == presets[preset] and f"is sampled with preset {preset} from here on" in said()
+    motion = host.pack("nodes.motion.patch").motion_of(patched)
+    assert motion is None or motion.group_norm == "video"
     assert "distilled with mcm" in said() and "sampler lcm with simple, 4 steps, cfg 1" in said()
     assert ("alpha" in said(logging.WARNING)) is (layout == "diffusers")  # which has no settings beside it
     (folder / "again").mkdir()
@@ -303,35 +222,21 @@ def test_metadata_that_cannot_be_used(modelscope, modelscope_tensors, folder, ap
 
 
 def test_modelscopes_on_stable_diffusion(animate, sd15, modelscope_tensors, folder, apply):
+    """All layers of space fit the narrow networks; what lies along time tells them apart."""
     name = peft(folder, modelscope_tensors[0])
     for model in (animate(), sd15):
-        with pytest.raises(ValueError, match="(?s)trained for ModelScope.*connect a ModelScope MODEL") as error:
+        with pytest.raises(
+            ValueError, match="(?s)of 482 layers of another network .*connect a ModelScope MODEL"
+        ) as error:
             apply(model, name)
         assert str(error.value).startswith("adapter_model.safetensors: got") and len(str(error.value)) < 1500
+        assert "have the right names and shapes by chance" in str(error.value)
 
 
 def test_animatediffs_on_modelscope(modelscope, folder, apply):
     name = peft(folder, sd15_loras.peft_tensors())
-    with pytest.raises(ValueError, match="(?s)trained for AnimateDiff.*Stable Diffusion 1.5 with motion modules: load"):
+    with pytest.raises(ValueError, match="(?s)252 of 530 layers of another network .*1.5 with motion modules: load"):
         apply(modelscope, name)
-
-
-@pytest.mark.parametrize("base", ["animatediff"], indirect=True)
-def test_layers_that_fit_by_chance_are_no_fit(modelscope, base, folder, apply, weights, modelscope_tensors):
-    """Where even the text has one width: what lies along time tells the networks apart."""
-    names = module_names(weights)
-    name = next(n for n in sd15_loras.SPATIAL if n.endswith("attn2.to_k"))
-    out, inner = weights[f"{names[name]}.weight"].shape
-    fits = {f"{PREFIX}{name}.lora_A.weight": torch.ones(4, inner), f"{PREFIX}{name}.lora_B.weight": torch.ones(out, 4)}
-    save_file(sd15_loras.peft_tensors(sd15_loras.TEMPORAL[:3]) | fits, folder / "a.safetensors")
-    with pytest.raises(ValueError, match="3 of 4 layers of another network .*motion_modules.*1 have the right names"):
-        apply(modelscope, "a.safetensors")
-    along_time = {key: value for key, value in modelscope_tensors[0].items() if "transformer_in.proj_in" in key}
-    save_file(sd15_loras.peft_tensors([name]) | along_time, folder / "b.safetensors")
-    with pytest.raises(
-        ValueError, match="1 of 2 layers of another network .first .*transformer_in.proj_in.*1 have the"
-    ):
-        apply(base[0], "b.safetensors")
 
 
 def test_a_cut_file_is_refused(modelscope, modelscope_tensors, folder, apply):
@@ -363,8 +268,7 @@ SETTINGS = {
 @pytest.mark.parametrize(("changes", "message"), SETTINGS.values(), ids=SETTINGS)
 def test_settings_of_another_lora(base, folder, apply, changes, message):
     model, tensors, *_ = base
-    name = peft(folder, tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(settings_of(tensors, **changes)))
+    name = peft(folder, tensors, **changes)
     with pytest.raises(ValueError, match=message) as error:
         apply(model, name)
     assert str(error.value).startswith("adapter_model.safetensors: got") and len(str(error.value)) < 1500
@@ -372,8 +276,7 @@ def test_settings_of_another_lora(base, folder, apply, changes, message):
 
 def test_rslora_is_computed(modelscope, modelscope_tensors, folder, apply, weights_of, weights):
     tensors, keys = modelscope_tensors
-    name = peft(folder, tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(settings_of(tensors, use_rslora=True)))
+    name = peft(folder, tensors, use_rslora=True)
     merged = weights_of(apply(modelscope, name))
     module, key = next(iter(keys.items()))
     down, up = (load_file(folder / name)[f"{PREFIX}{module}.lora_{part}.weight"] for part in "AB")
