@@ -239,6 +239,20 @@ def test_animatediffs_on_modelscope(modelscope, folder, apply):
         apply(modelscope, name)
 
 
+PARTS = {
+    "discriminator": {"heads.2.cmapper.weight": (64, 1024), "heads.2.main.0.0.weight_orig": (384, 384, 1)},
+    "motion head": {"layers.0.0.weight": (64, 4, 1, 1), "conv_out.weight": (4, 64, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_lies_beside_it_in_a_checkpoint(base, folder, apply, part):
+    save_file({name: torch.zeros(shape) for name, shape in PARTS[part].items()}, folder / "part.safetensors")
+    words = f"(?s)none fits this model. It is MCM's {part}, .* the LoRA beside it is adapter_model.safetensors"
+    with pytest.raises(ValueError, match=words):
+        apply(base[0], "part.safetensors")
+
+
 def test_a_cut_file_is_refused(modelscope, modelscope_tensors, folder, apply):
     path = folder / peft(folder, modelscope_tensors[0])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
