@@ -380,8 +380,17 @@ def forget_old_notes() -> None:
 
 def tell(*messages: str) -> None:
     """Warn in the log, and in the page on the node that is running."""
+    _tell(logging.WARNING, messages)
+
+
+def inform(*messages: str) -> None:
+    """Say what is no cause for doubt, in the log and in the page on the node that is running."""
+    _tell(logging.INFO, messages)
+
+
+def _tell(level: int, messages: Sequence[str]) -> None:
     for message in messages:
-        log.warning("VideoLCM: %s", message)
+        log.log(level, "VideoLCM: %s", message)
     context = get_executing_context()
     if messages and context is not None:
         forget_old_notes()

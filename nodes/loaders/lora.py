@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any, Final
 
 from comfy_api.latest import io
 
-from ...videolcm_core.families.animatediff.lora import trained_group_norm
 from ...videolcm_core.files.guard import reading
 from ...videolcm_core.files.lora import read_lora
-from ...videolcm_core.files.lora_config import CONFIG_NAME
+from ...videolcm_core.files.lora_config import config_places
 from .. import host
 from ..schema import combo, make, schema
 from .lora_report import convention, report
+from .lora_sampling import read_sampling, set_sampling
 from .lora_target import target_of
 
 FOLDERS: Final = ("loras", host.MOTION_LORA_FOLDER)
@@ -31,7 +31,8 @@ class VideoLCMLoraLoader(io.ComfyNode):
             category="VideoLCM/loaders",
             description="Applies a LoRA of kohya, peft, diffusers or Text-To-Video-Finetuning (both of its kinds) to a "
             "VideoLCM or ModelScope MODEL, or to Stable Diffusion 1.5 and the motion modules on it: AnimateLCM's, "
-            "MCM's and AnimateDiff's. The log says how many weights it changed, the node what it left out.",
+            "MCM's and AnimateDiff's. A LoRA for few steps sets how the MODEL is sampled. The log says how many "
+            "weights it changed, the node what it left out.",
             search_aliases=[
                 *("lora", "videolcm lora", "mcm", "diffusers lora", "peft", "dora", "stable_lora"),
                 *("animatelcm lora", "animatediff lora", "motion lora", "lcm lora"),
@@ -68,8 +69,8 @@ class VideoLCMLoraLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, strength_model: float, **_: Any) -> Any:
         """Load again when the file or the settings beside it have changed."""
-        beside = os.path.join(os.path.dirname(lora_name), CONFIG_NAME)
-        return host.file_fingerprint(lora_name, *FOLDERS), host.file_fingerprint(beside, *FOLDERS), strength_model
+        files = (lora_name, *(str(place) for place in config_places(Path(lora_name))))
+        return *(host.file_fingerprint(name, *FOLDERS) for name in files), strength_model
 
     @classmethod
     def execute(cls, model: Any, lora_name: str, strength_model: float) -> io.NodeOutput:
@@ -86,9 +87,12 @@ class VideoLCMLoraLoader(io.ComfyNode):
             lora = read_lora(path)
             target = target_of(model, lora.file)
             fit = target.fit(lora)
-            group_norm, note = convention(lora.file, trained_group_norm(lora), target.motion)
+            sampling = read_sampling(lora, fit, target)
+            group_norm, note = convention(lora.file, sampling.group_norm, target.motion)
             patched, of_unet, of_motion = target.patched(lora, fit, strength_model, group_norm)
             report(lora, fit, target, of_unet, of_motion)
             if of_motion and note:
                 host.tell(note)
+            if strength_model > 0:
+                set_sampling(patched, lora, sampling)
         return io.NodeOutput(patched)

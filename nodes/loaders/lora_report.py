@@ -18,6 +18,7 @@ from .lora_target import LoraTarget
 log = logging.getLogger(__name__)
 
 _LONGEST = 160  # characters of a name in a message
+_ALONG_TIME = ("temp_attentions", "temp_convs", "transformer_in", "temopral_conv")  # the authors' spelling
 _AFTER = "put Load VideoLCM LoRA after Apply Motion Module"
 
 
@@ -34,13 +35,13 @@ def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[s
     Raises:
         CheckpointError: If there are none, or those that there are fit by chance.
     """
-    left_out = " and ".join(named := _left_out(fit, target))
+    left_out = " and ".join(named := _left_out(lora, fit, target))
     if not of_unet and not of_motion:
         raise CheckpointError(
             lora.file,
             f"{left_out or 'no LoRA tensors'}; none fits this model. {lora_base(lora)}",
             _allowed(target),
-            _check(target) if not _for_motion(fit, target) else f"For a LoRA of motion modules {_AFTER}.",
+            _check(lora, target) if not _for_motion(fit, target) else f"For a LoRA of motion modules {_AFTER}.",
         )
     if (reader := fit.reads_other_text(of_unet)) is not None:
         raise CheckpointError(
@@ -48,7 +49,15 @@ def report(lora: LoraFile, fit: LoraFit, target: LoraTarget, of_unet: Sequence[s
             f"{_cut(reader)}: none of its layers that read the text fits, so it is of another base model, though "
             f"{len(of_unet)} of its layers have the right shape. {lora_base(lora)}",
             _allowed(target),
-            _check(target),
+            _check(lora, target),
+        )
+    if foreign := _of_other_network(lora, target):
+        raise CheckpointError(
+            lora.file,
+            f"{len(foreign)} of {len(lora.layers)} layers of another network (first {_cut(foreign[0])}), though "
+            f"{len(of_unet)} have the right names and shapes by chance. {lora_base(lora)}",
+            _allowed(target),
+            _check(lora, target),
         )
     count = _count(target, of_unet, of_motion)
     log.info("VideoLCM: %s changes %s, scale from %s.", lora.file, count, _scale_of(lora, fit))
@@ -80,7 +89,7 @@ def _over(group_norm: str) -> str:
     return "all frames of a video (diffusers)" if group_norm == "video" else "each frame alone"
 
 
-def _left_out(fit: LoraFit, target: LoraTarget) -> list[str]:
+def _left_out(lora: LoraFile, fit: LoraFit, target: LoraTarget) -> list[str]:
     """Causes, each with its count and first name."""
     motion = _for_motion(fit, target)
     causes = {
@@ -90,6 +99,9 @@ def _left_out(fit: LoraFit, target: LoraTarget) -> list[str]:
     named = [f"{len(names)} {cause} (first {_cut(names[0])})" for cause, names in causes.items() if names]
     if motion:
         named.append(f"{len(motion)} for motion modules, which this MODEL does not have ({_AFTER})")
+    if lora.missing and lora.config is not None:
+        said = f"that {lora.config.source} names and the file does not have"
+        named.append(f"{len(lora.missing)} {said} (first {_cut(lora.missing[0])})")
     if fit.text:
         named.append(f"{len(fit.text)} for a text encoder (first {_cut(fit.text[0])}; Load LoRA takes those)")
     return named
@@ -140,7 +152,17 @@ def _allowed(target: LoraTarget) -> str:
     return "a LoRA for this network in kohya, peft, diffusers, stable_lora or cloneofsimo layout"
 
 
-def _check(target: LoraTarget) -> str:
+def _of_other_network(lora: LoraFile, target: LoraTarget) -> list[str]:
+    """Layers along time of the other family: ModelScope's on Stable Diffusion 1.5, motion modules' on VGen's."""
+    parts = _ALONG_TIME if target.is_sd15 else (MOTION,)
+    return [name for name in lora.layers if any(part in name for part in parts)]
+
+
+def _check(lora: LoraFile, target: LoraTarget) -> str:
+    if _of_other_network(lora, target):
+        if target.is_sd15:
+            return "It is for ModelScope's network: connect a ModelScope MODEL (Load VideoLCM Model)."
+        return "It is for Stable Diffusion 1.5 with motion modules: load such a checkpoint, add Apply Motion Module."
     kind = "ModelScope or VideoLCM text-to-video, of this size"
     if target.is_sd15:
         kind = "Stable Diffusion 1.5, AnimateDiff or AnimateLCM, of this size"

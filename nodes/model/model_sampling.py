@@ -91,10 +91,15 @@ class VideoLCMModelSampling(host.ModelSamplingDiscrete, host.EPS):
     scheduler ``simple`` chooses exactly the timesteps of diffusers' LCMScheduler.
     """
 
-    def __init__(self, options: SamplingOptions | None = None) -> None:
-        """Build the tables; no options means VideoLCM's."""
+    def __init__(self, options: SamplingOptions | None = None, *, chosen: bool = False) -> None:
+        """Build the tables.
+
+        Args:
+            options: None means VideoLCM's.
+            chosen: By the user, rather than by what a file says; no other node changes it then.
+        """
         torch.nn.Module.__init__(self)
-        self.options = options or SamplingOptions()
+        self.options, self.chosen = options or SamplingOptions(), chosen
         self.num_timesteps = NUM_TIMESTEPS
         self.linear_start, self.linear_end = BETA_START, self.options.beta_end
         self.sigma_data = 1.0

@@ -97,6 +97,7 @@ class VideoLCMMotionApply(io.ComfyNode):
             motion_module,
             group_norm=group_norm if chosen else motion_module.group_norm,
             group_norm_chosen=chosen,
+            sampling_chosen=sampling != AUTO,
             scale=scale,
         )
         patched = model.clone()

@@ -46,6 +46,7 @@ class Motion:
         settings: What the file says and is known to be.
         group_norm: Statistics of each "frame" or of the whole "video"; see `MotionModule`.
         group_norm_chosen: Whether the user chose it by hand.
+        sampling_chosen: Whether the user chose by hand how the MODEL is sampled, or that it stays.
         scale: Strength of the motion; 0 gives frames that know nothing of one another.
         first_frame: An image for AnimateLCM's encoder, or None.
     """
@@ -55,6 +56,7 @@ class Motion:
     settings: FileSettings
     group_norm: str = "frame"
     group_norm_chosen: bool = False
+    sampling_chosen: bool = False
     scale: float = 1.0
     first_frame: FirstFrame | None = None
 

@@ -78,7 +78,8 @@ class VideoLCMSampling(io.ComfyNode):
         if preset == SVD_PRESET:
             sampling: Any = AnimateLCMSVDSampling(model.model.model_config)
         else:
-            sampling = VideoLCMModelSampling(SamplingOptions(**by_hand) if preset == CUSTOM else PRESETS[preset])
+            options = SamplingOptions(**by_hand) if preset == CUSTOM else PRESETS[preset]
+            sampling = VideoLCMModelSampling(options, chosen=True)
         if preset != CUSTOM:
             _tell_unused(by_hand, preset)
         patched.add_object_patch("model_sampling", sampling)

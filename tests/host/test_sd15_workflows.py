@@ -13,7 +13,7 @@ from templates import FOLDER, SD15
 
 import comfy_server
 import setup
-from prompts import frames_in, inputs_of, sampler_of
+from prompts import frames_in, inputs_of, notes, sampler_of
 
 SMALL = {"width": 64, "height": 64}
 LONG = "videolcm_animatelcm_long_video"
@@ -47,11 +47,6 @@ def small(name):
         if node["class_type"] in ("VideoLCMEmptyLatent", "VideoLCMPrepareFrames"):
             node["inputs"] |= SMALL
     return prompt
-
-
-def notes(result):
-    """What the nodes told the page, ids of nodes before it."""
-    return [message[8:].decode() for message in result.previews if message[:4] == (3).to_bytes(4, "big")]
 
 
 def film(server, prompt, quiet=False):

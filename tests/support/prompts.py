@@ -57,6 +57,11 @@ def frames_in(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+def notes(result: Any) -> list[str]:
+    """What the nodes told the page, ids of nodes before it."""
+    return [message[8:].decode() for message in result.previews if message[:4] == (3).to_bytes(4, "big")]
+
+
 def absent_models(prompt: Prompt) -> set[str]:
     """Model files that a prompt names and that do not come with the pack."""
     values = (value for node in prompt.values() for value in node["inputs"].values())

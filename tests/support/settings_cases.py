@@ -70,6 +70,8 @@ SPELLED: list[tuple[str, str, object]] = [
     ("timestep_scaling", ".5", 0.5),
     ("fps", "8.0", 8),
     ("latent_rgb_bias", "[0, 1.5, -2]", (0, 1.5, -2)),
+    ("w_range", "[5, 15.0]", (5, 15.0)),
+    ("method", " mcm ", "mcm"),
     ("text_config", '{"hidden_size": 64, "unknown": [1]}', {"hidden_size": 64, "unknown": [1]}),
 ]
 
@@ -96,6 +98,8 @@ HOSTILE: list[tuple[str, str]] = [
     *(("conditions", text) for text in ("depth", "{}", "[1]", '["a", null]', "[[]]", "null", "[" * 5000)),
     *(("family", text) for text in ("x" * 101,)),
     *(("sampler", text) for text in ("x" * 101,)),
+    *(("method", text) for text in ("x" * 101,)),
+    *(("w_range", text) for text in ("", "5", "[5]", "[15, 5]", "[5, 15, 25]", "[NaN, 5]", "[5, 1e999]", '["a", "b"]')),
     *(
         ("latent_rgb_factors", text)
         for text in (

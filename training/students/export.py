@@ -30,16 +30,38 @@ class LcmSettings:
     """How a student was distilled, as far as its sampler has to know.
 
     Attributes:
-        w: guidance that is distilled in; the scale is 1 + w.
+        w: guidance that is distilled in; the scale is 1 + w. Of a range its middle.
+        w_range: from and to, where it was drawn.
         original_steps: of the grid.
         timestep_scaling: of the boundary condition.
         steps: recommended.
+        method: by its name, see `methods.method_names`; None is not written.
     """
 
     w: float = 9.0
+    w_range: tuple[float, float] | None = None
     original_steps: int = 50
     timestep_scaling: float = TIMESTEP_SCALING
     steps: int = 4
+    method: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Any, method: str) -> LcmSettings:
+        """Those of a run.
+
+        Args:
+            recipe: of any method: with ``w``, ``original_steps`` and ``timestep_scaling``; and ``w_low`` and ``w_high``
+                where guidance is drawn.
+            method: its name.
+        """
+        low, high = getattr(recipe, "w_low", None), getattr(recipe, "w_high", None)
+        return cls(
+            w=recipe.w,
+            w_range=None if low is None or high is None else (float(low), float(high)),
+            original_steps=recipe.original_steps,
+            timestep_scaling=recipe.timestep_scaling,
+            method=method,
+        )
 
 
 def student_metadata(teacher: Teacher, settings: LcmSettings, recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -58,6 +80,8 @@ def student_metadata(teacher: Teacher, settings: LcmSettings, recipe: Mapping[st
         original_steps=settings.original_steps,
         timestep_scaling=settings.timestep_scaling,
         w=settings.w,
+        w_range=settings.w_range,
+        method=settings.method,
         cfg=1.0,
         steps=settings.steps,
         sampler=SAMPLER,

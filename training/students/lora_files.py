@@ -37,7 +37,12 @@ def lora_tensors(network: nn.Module, dtype: torch.dtype = torch.float32) -> dict
 
 
 def export_lora_peft(
-    folder: Path, student: LoraStudent, network: nn.Module | None = None, dtype: torch.dtype = torch.float32
+    folder: Path,
+    student: LoraStudent,
+    network: nn.Module | None = None,
+    dtype: torch.dtype = torch.float32,
+    teacher: Teacher | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``; ``PeftModel.from_pretrained`` reads them.
 
@@ -46,6 +51,8 @@ def export_lora_peft(
         student: its options are written.
         network: a copy of its network, such as the moving average; None takes its own.
         dtype: of the tensors.
+        teacher: whose name is written into the settings.
+        metadata: of the tensors' file, such as `export.student_metadata`.
 
     Returns:
         The folder.
@@ -55,8 +62,9 @@ def export_lora_peft(
     for name, (down, up, _) in lora_tensors(network or student.network, dtype).items():
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = down
         tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = up
-    save_safetensors(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    save_safetensors(tensors, folder / "adapter_model.safetensors", {"format": "pt", **(metadata or {})})
     config = copy.copy(student.config)
+    config.base_model_name_or_path = None if teacher is None else teacher.file
     config.inference_mode = True
     config.save_pretrained(str(folder))
     return folder
@@ -78,7 +86,8 @@ def export_lora_kohya(
         network: a copy of its network, such as the moving average; None takes its own.
         dtype: of the tensors; alpha is float32.
         teacher: whose name is written.
-        metadata: further entries, such as those of `export.student_metadata`.
+        metadata: further entries, such as `export.student_metadata`; without them the graph does not know how to
+            sample what it loads.
 
     Returns:
         The path.

@@ -95,6 +95,8 @@ _LORA_BASES: Final = (
     ("ModelScope", "temopral_conv"),
     ("ModelScope", "transformer_in"),
 )
+_OF_MCM: Final = (("discriminator", ".cmapper."), ("motion head", "layers.0.0.weight"))
+"""What lies beside a LoRA in a checkpoint of MCM's trainer."""
 _TEXT_WIDTHS: Final = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
@@ -105,6 +107,9 @@ def lora_base(lora: LoraFile) -> str:
         said = said or lora.metadata.get(key, "")[:100]
     if said:
         return f"It says that it was trained for {said}"
+    for name, part in _OF_MCM if not lora.layers else ():
+        if any(part in key for key in lora.rest):
+            return f"It is MCM's {name}, which only its training uses; the LoRA beside it is adapter_model.safetensors"
     for name, part in _LORA_BASES:
         if any(part in key for key in lora.layers):
             return f"By its names it was trained for {name}"

@@ -143,6 +143,12 @@ def _is_row(value: Any, length: int) -> bool:
     return isinstance(value, tuple) and len(value) == length and all(_is_number(v, -1e4, 1e4) for v in value)
 
 
+def _is_range(value: Any) -> bool:
+    return (isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, -1, 1000) for v in value)) and value[
+        0
+    ] <= value[1]
+
+
 def _is_text_config(value: Any) -> bool:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
@@ -195,6 +201,7 @@ ENTRIES: Final[dict[str, Entry]] = {
     "original_steps": _whole(1, NUM_TIMESTEPS, "VideoLCM was distilled on 50."),
     "timestep_scaling": _number(0.01, 1000, "VideoLCM uses 10, MCM uses 4."),
     "w": _number(-1, 1000),
+    "w_range": Entry(_read_row, _is_range, "a JSON list of two numbers from -1 to 1000, the smaller first"),
     "cfg": _number(0, 1000),
     "steps": _whole(1, NUM_TIMESTEPS),
     "sampler": _words(100),
@@ -231,6 +238,7 @@ ENTRIES: Final[dict[str, Entry]] = {
         "Remove the entry, for a bias of zero.",
     ),
     "base": _words(4096),
+    "method": _words(100),
     "recipe": _words(10_000_000),
 }
 """By name without ``videolcm.``; the names and their meanings are public and never change."""

@@ -27,6 +27,7 @@ from .errors import CheckpointError
 from .guard import reading
 from .loading import REAL
 from .lora_config import AdapterConfig, read_adapter_config
+from .lora_names import without_prefixes
 from .reading import UNNAMED, load_state_dict
 
 _PART: Final = re.compile(
@@ -89,6 +90,7 @@ class LoraFile:
         rest: Tensors that belong to no layer.
         metadata: Of the file.
         config: Of peft.
+        missing: Target modules of the settings that the file has no layer for.
     """
 
     file: str
@@ -98,6 +100,7 @@ class LoraFile:
     rest: dict[str, Tensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: AdapterConfig | None = None
+    missing: tuple[str, ...] = ()
 
     @property
     def guessed(self) -> tuple[str, ...]:
@@ -129,7 +132,16 @@ def _read(path: Path) -> LoraFile:
             layers[module] = _layer(module, found, config, path.name)
         else:  # a layer of LoHa, LoKr and their kin has an alpha too
             rest.update({key: tensors[key] for key in found["keys"]})
-    return LoraFile(file=path.name, layers=layers, rest=rest, metadata=metadata, config=config)
+    missing = () if config is None else _compare(config, layers, path.name)
+    return LoraFile(file=path.name, layers=layers, rest=rest, metadata=metadata, config=config, missing=missing)
+
+
+def _compare(config: AdapterConfig, layers: Mapping[str, LoraLayer], file: str) -> tuple[str, ...]:
+    """Modules that the settings name and the file does not have; see `AdapterConfig.compare`."""
+    trained = [layer for layer in layers.values() if layer.layout == "peft"]
+    for layer in trained:
+        config.check_magnitude(layer.name, layer.magnitude is not None, file)
+    return tuple(config.compare((without_prefixes(layer.name) for layer in trained), file))
 
 
 def _sort(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
@@ -230,22 +242,3 @@ def _without_names(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[s
         except (ValueError, TypeError, RecursionError):
             targets = None
     return LoraFile(file=file, layers={}, unnamed=pairs, targets=targets, rest=rest, metadata=dict(metadata))
-
-
-_PREFIXES: Final = (
-    "module.",
-    "_orig_mod.",
-    "unet.",
-    "base_model.model.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "lora_unet_",
-    "lycoris_",
-)
-
-
-def without_prefixes(module: str) -> str:
-    """Name of a layer without what trainers put before it."""
-    while prefix := next((p for p in _PREFIXES if module.startswith(p)), None):
-        module = module[len(prefix) :]
-    return module

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import CheckpointError
+from .lora_names import without_prefixes
 
 CONFIG_NAME: Final = "adapter_config.json"
+UNET_FOLDER: Final = "unet_lora"
+"""Of MCM's checkpoints: the LoRA once more, for diffusers, in a folder below the one that has the settings."""
 METADATA_KEY: Final = "lora_adapter_metadata"
 """Where diffusers keeps the same settings inside a safetensors file."""
 
@@ -45,7 +48,10 @@ class AdapterConfig:
         rank_pattern: End of a module's name (a regular expression, as in peft) -> rank.
         alpha_pattern: The same -> alpha.
         rslora: The scale is ``alpha / sqrt(rank)`` instead of ``alpha / rank``.
+        dora: Each layer has a magnitude too.
         base: Name of the model it was trained on, empty if unknown.
+        targets: Ends of the names of the modules that have an adapter, without prefixes; empty where the settings give
+            them otherwise (a regular expression, "all-linear") or not at all.
     """
 
     source: str
@@ -54,7 +60,50 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
+    dora: bool = False
     base: str = ""
+    targets: frozenset[str] = frozenset()
+
+    def compare(self, modules: Iterable[str], file: str) -> list[str]:
+        """Hold the names of a file's layers against the settings.
+
+        Args:
+            modules: Names of the layers as they were trained, without prefixes of peft.
+            file: For messages.
+
+        Returns:
+            Modules that the settings name and the file has no layer for.
+
+        Raises:
+            CheckpointError: If the file has a layer that the settings do not name: they are another LoRA's.
+        """
+        missing = set(self.targets)
+        for module in modules if self.targets else ():
+            named = self.targets.intersection(_ends(module))
+            if not named:
+                raise CheckpointError(
+                    file,
+                    f"a layer {module[:150]} that is none of the {len(self.targets)} target_modules in its "
+                    f"{self.source} (such as {min(self.targets)[:100]})",
+                    "settings and tensors of one training run",
+                    f"Put the file back into its own folder, or remove the {CONFIG_NAME} that is not its own.",
+                )
+            missing -= named
+        return sorted(missing)
+
+    def check_magnitude(self, module: str, has_magnitude: bool, file: str) -> None:
+        """Refuse a layer without the magnitude that DoRA needs: its factors alone are another change.
+
+        Raises:
+            CheckpointError: Naming the layer.
+        """
+        if self.dora and not has_magnitude:
+            raise CheckpointError(
+                file,
+                f"use_dora in its {self.source}, but no lora_magnitude_vector for {module[:150]}",
+                "settings and tensors of one training run",
+                f"Put the file back into its own folder, or remove the {CONFIG_NAME} that is not its own.",
+            )
 
     def scale(self, module: str, rank: int, file: str) -> float:
         """Factor on a layer's difference.
@@ -79,6 +128,24 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
+def _ends(module: str) -> Iterator[str]:
+    """A module's name, and what is left of it after each dot: what peft compares with its targets."""
+    yield module
+    while "." in module:
+        module = module.partition(".")[2]
+        yield module
+
+
+def config_places(path: Path) -> tuple[Path, ...]:
+    """Where the settings of a LoRA's file may be, in the order in which they are looked for.
+
+    Args:
+        path: Of the file; relative, if it is so within a folder of models.
+    """
+    above = (path.parent.parent,) if path.parent.name == UNET_FOLDER else ()
+    return tuple(folder / CONFIG_NAME for folder in (path.parent, *above))
+
+
 def _pattern_of(module: str, patterns: Mapping[str, Any]) -> str:
     """The first pattern that the end of a name fits, as in peft; the name itself if there is none."""
     return next((p for p in patterns if re.fullmatch(rf"(?:.*\.)?(?:{p})", module)), module)
@@ -94,10 +161,10 @@ def read_adapter_config(path: Path, metadata: Mapping[str, str]) -> AdapterConfi
     Raises:
         CheckpointError: If they cannot be read, or describe something that is no plain LoRA.
     """
-    beside = path.parent / CONFIG_NAME
+    beside = next((place for place in config_places(path) if place.is_file()), None)
     if METADATA_KEY in metadata:
         source, text = f"metadata ({METADATA_KEY})", metadata[METADATA_KEY]
-    elif beside.is_file():
+    elif beside is not None:
         source = CONFIG_NAME
         try:
             text = beside.read_text(encoding="utf-8")
@@ -142,9 +209,26 @@ def _parse(content: Mapping[str, Any], source: str, file: str) -> AdapterConfig:
         alpha=_number(content.get("lora_alpha", 8), "lora_alpha", source, file),
         rank_pattern={key: int(value) for key, value in ranks.items()},
         alpha_pattern=_numbers(content.get("alpha_pattern"), "alpha_pattern", source, file),
-        rslora=bool(content.get("use_rslora")),
+        rslora=_flag(content, "use_rslora", source, file),
+        dora=_flag(content, "use_dora", source, file),
+        targets=_targets(content.get("target_modules"), source, file),
         base=re.split(r"[/\\]", str(content.get("base_model_name_or_path") or ""))[-1][:100],
     )
+
+
+def _flag(content: Mapping[str, Any], name: str, source: str, file: str) -> bool:
+    value = content.get(name) or False
+    if not isinstance(value, bool):
+        raise _unreadable(file, source, f"{name} is {str(value)[:50]!r}; allowed: true, false")
+    return value
+
+
+def _targets(value: Any, source: str, file: str) -> frozenset[str]:
+    if value is None or isinstance(value, str):
+        return frozenset()
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise _unreadable(file, source, f"target_modules is {str(value)[:50]}; allowed: a list of names, or one text")
+    return frozenset(without_prefixes(name) for name in value)
 
 
 def _number(value: Any, name: str, source: str, file: str) -> float:

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from torch import Tensor
 
-from .lora import LoraFile, LoraLayer, without_prefixes
+from .lora import LoraFile, LoraLayer
+from .lora_names import without_prefixes
 from .lora_weights import factors, magnitude_for, merge
 
 _TEXT: Final = re.compile(

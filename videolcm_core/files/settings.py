@@ -35,7 +35,8 @@ class FileSettings:
             its tensors tell, and the reader's purpose decides.
         original_steps: Length of the grid that a consistency model was distilled on.
         timestep_scaling: Of its boundary condition.
-        w: Guidance that was distilled in; the scale is 1 + w.
+        w: Guidance that was distilled in; the scale is 1 + w. Of a range its middle.
+        w_range: Where it was drawn from a range: from and to.
         cfg: Recommended guidance scale.
         steps: Recommended number of steps.
         sampler: Recommended, in ComfyUI's names.
@@ -53,6 +54,7 @@ class FileSettings:
         latent_rgb_factors: ``[4][3]``, for previews of latents.
         latent_rgb_bias: ``[3]``.
         base: File that a student was distilled from.
+        method: How a student was distilled, in the trainer's words: "videolcm" or "mcm".
         recipe: How it was trained, JSON text.
         extra: Unknown entries without ``videolcm.``, kept for saving.
         given: Names of the fields that the file itself said.
@@ -68,6 +70,7 @@ class FileSettings:
     original_steps: int = 50
     timestep_scaling: float = TIMESTEP_SCALING
     w: float | None = None
+    w_range: tuple[float, float] | None = None
     cfg: float | None = None
     steps: int | None = None
     sampler: str | None = None
@@ -85,6 +88,7 @@ class FileSettings:
     latent_rgb_factors: tuple[tuple[float, ...], ...] | None = None
     latent_rgb_bias: tuple[float, ...] | None = None
     base: str | None = None
+    method: str | None = None
     recipe: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     given: frozenset[str] = field(default=frozenset(), compare=False)
@@ -119,10 +123,24 @@ def read_settings(metadata: Mapping[str, Any], defaults: Defaults, file: str) ->
     Raises:
         SettingsError: If an entry cannot be read or has a value that is not allowed.
     """
+    given = said_entries(metadata, file)
     own = {str(k).removeprefix(PREFIX): v for k, v in metadata.items() if str(k).startswith(PREFIX)}
-    given = {name: read_entry(name, text, file) for name, text in own.items() if name in ENTRIES}
     extra = {name: str(text) for name, text in own.items() if name not in ENTRIES}
     return replace(defaults(given), **given, extra=extra, given=frozenset(given))
+
+
+def said_entries(metadata: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The values of the entries that a file has, by field, and no defaults.
+
+    Args:
+        metadata: Of the file.
+        file: Its name, for messages.
+
+    Raises:
+        SettingsError: If an entry cannot be read or has a value that is not allowed.
+    """
+    own = {str(k).removeprefix(PREFIX): v for k, v in metadata.items() if str(k).startswith(PREFIX)}
+    return {name: read_entry(name, text, file) for name, text in own.items() if name in ENTRIES}
 
 
 def to_metadata(settings: FileSettings, names: Collection[str] = NAMES) -> dict[str, str]:

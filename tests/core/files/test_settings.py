@@ -109,6 +109,7 @@ FULL = FileSettings(
     original_steps=333,
     timestep_scaling=4.5,
     w=5.0,
+    w_range=(2.5, 7.5),
     cfg=1.0,
     steps=4,
     sampler="lcm",
@@ -126,6 +127,7 @@ FULL = FileSettings(
     latent_rgb_factors=((0.1, 0.2, 0.3),) * 4,
     latent_rgb_bias=(0.0, 1e-9, -0.5),
     base="teacher.pth",
+    method="mcm",
     recipe='{"name": "paper"}',
     extra={"later": "entry", "note": "ü"},
 )

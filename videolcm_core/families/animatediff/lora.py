@@ -26,7 +26,7 @@ ANIMATELCM_SCALE: Final = 1 / 8
 """Alpha 8 of rank 64, which AnimateLCM's authors multiply by whatever the file says
 (``animatelcm/utils/lcm_utils.py:142-237``, ``convert_lcm_lora``)."""
 # The layers that the training script of LCM-LoRA, and with it AnimateLCM's, adapts: 278 of Stable Diffusion 1.5.
-_LCM_TARGETS: Final = (
+LCM_TARGETS: Final = (
     *(".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2"),
     *(".conv1", ".conv2", ".conv_shortcut", ".downsamplers.0.conv", ".upsamplers.0.conv", ".time_emb_proj"),
 )
@@ -120,7 +120,7 @@ def _is_animatelcm(lora: LoraFile, fit: LoraFit, unet: Collection[str]) -> bool:
 
 def lcm_targets(unet: Collection[str]) -> dict[str, str]:
     """Modules of the UNet that LCM-LoRA adapts, 278 of Stable Diffusion 1.5 -> diffusers' names of them."""
-    return {own: theirs for own, theirs in _diffusers_names(unet).items() if theirs.endswith(_LCM_TARGETS)}
+    return {own: theirs for own, theirs in _diffusers_names(unet).items() if theirs.endswith(LCM_TARGETS)}
 
 
 def _diffusers_names(unet: Collection[str]) -> dict[str, str]:
