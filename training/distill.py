@@ -32,6 +32,7 @@ from .methods import Inputs, find_method, method_names
 from .methods.method import Method
 from .methods.parts.previews import Scenes
 from .recipes import add_recipe_arguments, resolve_recipe
+from .recipes.base import CHOICES, DTYPES
 from .students import (
     LcmSettings,
     LoraOptions,
@@ -42,6 +43,7 @@ from .students import (
     export_student,
     full_student,
     lora_student,
+    student_metadata,
     target_names,
 )
 from .teachers import Teacher, load_autoencoder, load_teacher
@@ -99,6 +101,9 @@ def _parser(method: str) -> argparse.ArgumentParser:
     student.add_argument("--export", type=Path, help=".safetensors to write at the end")
     student.add_argument("--export-kohya", type=Path, help="LoRA file for the graph's LoRA loader")
     student.add_argument("--export-peft", type=Path, help="LoRA folder for peft")
+    student.add_argument(
+        "--export-dtype", choices=CHOICES["teacher_precision"], help="of all; default float16, of peft's float32"
+    )
     add_run_arguments(parser)
     add_recipe_arguments(parser, method)
     parser.add_argument("--dry-run", action="store_true", help="show the recipe and its costs; train nothing")
@@ -219,15 +224,16 @@ def export(options: argparse.Namespace, task: MethodTask, teacher: Teacher, stud
     state, recipe = task.released_state(), task.recipe
     if not task.accelerator.is_main_process:
         return
-    settings = LcmSettings(w=recipe.w, original_steps=recipe.original_steps, timestep_scaling=recipe.timestep_scaling)
+    settings = LcmSettings.of(recipe, options.method)
+    dtype: dict[str, Any] = {} if options.export_dtype is None else {"dtype": DTYPES[options.export_dtype]}
     if options.export is not None:
-        print(export_student(options.export, state, teacher, recipe=recipe.settings(), settings=settings))
+        print(export_student(options.export, state, teacher, recipe=recipe.settings(), settings=settings, **dtype))
     if isinstance(student, LoraStudent):
-        network = task.method.released_network()
-        if options.export_kohya is not None:
-            print(export_lora_kohya(options.export_kohya, student, network))
-        if options.export_peft is not None:
-            print(export_lora_peft(options.export_peft, student, network))
+        network, entries = task.method.released_network(), student_metadata(teacher, settings, recipe.settings())
+        if (path := options.export_kohya) is not None:
+            print(export_lora_kohya(path, student, network, teacher=teacher, metadata=entries, **dtype))
+        if (folder := options.export_peft) is not None:
+            print(export_lora_peft(folder, student, network, teacher=teacher, metadata=entries, **dtype))
 
 
 def scenes_of(batches: BatchesLike, uncond: torch.Tensor, options: argparse.Namespace, seed: int) -> Scenes:

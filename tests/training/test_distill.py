@@ -85,6 +85,12 @@ def test_lora_trains_adapters_only_and_exports(tmp_path, teacher, clips):
     distill.main(arguments(teacher, clips, tmp_path / "run", "--lora", "2", "--learning-rate", "0.01", *files))
     with safe_open(kohya, "pt") as file:
         assert any("lora_up" in key for key in file.keys())
+        lora = file.metadata()
+    with safe_open(exported, "pt") as file:
+        whole = file.metadata()
+    for entries in (lora, whole):
+        entries.pop("modelspec.hash_sha256", None)
+    assert lora | whole == lora and lora["videolcm.method"] == "videolcm"
     unet, base = (mini.load_all_in_one(p).unet.state_dict() for p in (exported, teacher))
     changed = {k for k in unet if not torch.equal(unet[k], base[k])}
     assert changed and not any(k.endswith("bias") or "norm" in k or k == "out.2.weight" for k in changed)
