@@ -41,6 +41,7 @@ class Shard:
         mirrored: number of the shard that a mirror image of it belongs to; -1 is the shard itself.
         held_out: never trained on.
         labels: what it shows, by the names that judges know.
+        absent: not in this folder, as it belongs to another part of a corpus that was split.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Shard:
     mirrored: int = -1
     held_out: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    absent: bool = False
 
     @property
     def caption(self) -> str:
@@ -110,12 +112,12 @@ class Corpus:
     @property
     def training(self) -> list[int]:
         """Numbers of the shards to train on."""
-        return [i for i, shard in enumerate(self.shards) if not shard.held_out]
+        return [i for i, shard in enumerate(self.shards) if not shard.held_out and not shard.absent]
 
     @property
     def held_out(self) -> list[int]:
         """Numbers of the shards never trained on."""
-        return [i for i, shard in enumerate(self.shards) if shard.held_out]
+        return [i for i, shard in enumerate(self.shards) if shard.held_out and not shard.absent]
 
     def mirrored(self, label: int) -> int:
         """What a mirror image of a shard's clip shows."""

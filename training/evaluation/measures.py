@@ -17,7 +17,7 @@ from ..metrics.i3d import clip_features, load_any_i3d
 from ..metrics.inception import image_features, load_inception
 from ..metrics.lpips import load_lpips, lpips
 from ..metrics.raft import load_raft
-from ..metrics.temporal import flicker, warping_error
+from ..metrics.temporal import flicker, sharpness, warping_error
 from .prompts import Prompt
 
 FRAMES_FOR_FID = 4
@@ -70,7 +70,9 @@ class Measure:
 
 
 def picked_frames(videos: Tensor, count: int) -> Tensor:
-    """``count`` frames of each clip, evenly spread: ``[n, count, H, W, 3]``."""
+    """``count`` frames of each clip, evenly spread: ``[n, count, H, W, 3]``; all of a clip that has no more."""
+    if videos.shape[1] <= count:
+        return videos
     return videos[:, torch.linspace(0, videos.shape[1] - 1, count + 2).round().long()[1:-1]]
 
 
@@ -146,6 +148,11 @@ MEASURES: dict[str, Measure] = {
         title="change from frame to frame",
         rows=lambda model, chunk: flicker(chunk.videos),
         titles={"flicker": ("flicker (of 255)", "{:.2f}")},
+    ),
+    "sharpness": Measure(
+        title="contrast between neighbouring pixels",
+        rows=lambda model, chunk: sharpness(chunk.videos),
+        titles={"sharpness": ("sharpness (of 255)", "{:.2f}")},
     ),
     "warping": Measure(
         title="RAFT warping error",

@@ -36,6 +36,7 @@ class RowSource:
         row: of a cell.
         given: conditions beside the caption.
         label: its name in the table, where it is no cell.
+        corpus: of real clips, where it is another than the evaluation's own.
         clips: how many.
     """
 
@@ -49,6 +50,7 @@ class RowSource:
     hashes: tuple[str, ...] = ()
     row: Row | None = None
     given: tuple[str, ...] = ()
+    corpus: Path | None = None
 
     @property
     def name(self) -> str:
@@ -78,28 +80,32 @@ def digest_of_prompts(prompts: list[Prompt], corpus: Corpus | None) -> str:
 
 
 class HeldOut:
-    """The held-out clips in the order of the prompts: clip i shows held-out shard i modulo their number."""
+    """The held-out clips in the order of the prompts: clip i shows held-out shard i modulo their number.
+
+    Of a corpus that holds nothing out, all clips: a set of images, say.
+    """
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
+        self.labels = corpus.held_out or corpus.training
 
     @cached_property
     def clips(self) -> np.ndarray:
         """uint8 ``[N, F, H, W, 3]``, all clips of the first shard first, read once."""
-        return self.corpus.clips(self.corpus.held_out)[0]
+        return self.corpus.clips(self.labels)[0]
 
     @cached_property
     def _conditions(self) -> conditions.ConditionClips:
-        return conditions.load_conditions(self.corpus, self.corpus.held_out)
+        return conditions.load_conditions(self.corpus, self.labels)
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return sum(self.corpus.shards[i].clips for i in self.corpus.held_out)
+        return sum(self.corpus.shards[i].clips for i in self.labels)
 
     def rows(self, indices: range) -> Tensor:
         """Places of the clips in the corpus; after the last one of a shard it starts again."""
-        sizes = [self.corpus.shards[i].clips for i in self.corpus.held_out]
+        sizes = [self.corpus.shards[i].clips for i in self.labels]
         starts, kinds = np.concatenate([[0], np.cumsum(sizes)[:-1]]), len(sizes)
         return torch.tensor([int(starts[i % kinds]) + (i // kinds) % sizes[i % kinds] for i in indices])
 

@@ -1,0 +1,91 @@
+"""The watermark of degraded clips, as of a stock library: where it is, how it is drawn, how much of it a clip shows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_LETTERS: Final = {
+    "D": ("####.", "#...#", "#...#", "#...#", "#...#", "#...#", "####."),
+    "E": ("#####", "#....", "#....", "####.", "#....", "#....", "#####"),
+    "M": ("#...#", "##.##", "#.#.#", "#.#.#", "#...#", "#...#", "#...#"),
+    "O": (".###.", "#...#", "#...#", "#...#", "#...#", "#...#", ".###."),
+}
+_WORD: Final = "DEMO"
+_SIDE: Final = 64  # of the frames that a stroke of two pixels is made for
+_TOP: Final = 0.66
+_BACKGROUND: Final = 9  # pixels at that side whose mean is the local background: wider than a stroke and its shadow
+
+
+def _word() -> np.ndarray:
+    """The word, one cell a stroke: bool ``[7, 23]``."""
+    rows = [".".join(_LETTERS[letter][y] for letter in _WORD) for y in range(7)]
+    return np.array([[cell == "#" for cell in row] for row in rows])
+
+
+@lru_cache(maxsize=8)
+def pattern(height: int, width: int) -> np.ndarray:
+    """The word in frames of a size: 1 on its strokes, -1 on their shadow, 0 elsewhere; float32 ``[height, width]``.
+
+    Raises:
+        ValueError: the frames are too small for it.
+    """
+    zoom = round(2 * min(height, width) / _SIDE)
+    strokes = np.kron(_word(), np.ones((zoom, zoom), bool)) if zoom else np.zeros((1, 1), bool)
+    top, left = int(_TOP * height), (width - strokes.shape[1]) // 2
+    shadow = max(zoom // 2, 1)
+    if not zoom or left < 0 or top + strokes.shape[0] + shadow > height:
+        raise ValueError(f"frames of {width} x {height} are too small for the watermark; allowed: 32 x 32 and more.")
+    drawn = np.zeros((height, width), np.float32)
+    for move, value in ((shadow, -1.0), (0, 1.0)):
+        rows = slice(top + move, top + move + strokes.shape[0])
+        columns = slice(left + move, left + move + strokes.shape[1])
+        drawn[rows, columns][strokes] = value
+    drawn.setflags(write=False)
+    return drawn
+
+
+def marked(frames: np.ndarray, opacity: float) -> np.ndarray:
+    """Frames with the watermark: translucent white strokes and a black shadow.
+
+    Args:
+        frames: ``uint8 [F, H, W, 3]``.
+        opacity: 0 leaves the frames as they are, 1 hides what is behind.
+
+    Returns:
+        like ``frames``.
+    """
+    drawn = pattern(*frames.shape[1:3])[..., None]
+    hiding = opacity * np.abs(drawn)
+    mixed = frames * (1 - hiding) + 255.0 * hiding * (drawn > 0)
+    return mixed.round().clip(0, 255).astype(np.uint8)
+
+
+def _contrast(images: Tensor, window: int) -> Tensor:
+    """Images ``[N, H, W]`` less the mean of their surroundings."""
+    around = functional.avg_pool2d(images[:, None], window, stride=1, padding=window // 2, count_include_pad=False)
+    return images - around[:, 0]
+
+
+def visibility(clips: Tensor) -> Tensor:
+    """How much of the watermark each clip shows: the correlation of its region with the pattern, ``[N]`` in [-1, 1].
+
+    The local background is taken from the mean of the clip's frames and from the pattern; what moves averages out, the
+    watermark stays. About 0 without one, near 1 with one on an even ground.
+
+    Args:
+        clips: uint8 ``[N, F, H, W, 3]``.
+    """
+    height, width = clips.shape[2:4]
+    drawn = torch.from_numpy(np.array(pattern(height, width)))[None]
+    window = _BACKGROUND * min(height, width) // _SIDE // 2 * 2 + 1
+    rows, columns = (torch.nonzero(drawn[0].abs().amax(d)).flatten() for d in (1, 0))
+    region = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    light = (clips.float() @ torch.tensor([0.299, 0.587, 0.114])).mean(1)
+    seen, wanted = (_contrast(images, window)[region].flatten(1) for images in (light, drawn))
+    return functional.cosine_similarity(seen, wanted, dim=1)
