@@ -136,8 +136,9 @@ class Corpus:
 
         Raises:
             FileNotFoundError: a shard is missing.
-            ValueError: a shard is damaged, holds other clips than the list says, or lacks a layer.
+            ValueError: a shard is damaged, absent, holds other clips than the list says, or lacks a layer.
         """
+        self._check_present(labels)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         shown: list[int] = []
         for label in labels:
@@ -154,8 +155,16 @@ class Corpus:
 
     def mapped(self, labels: Sequence[int]) -> tuple[Joined, list[int]]:
         """As `clips`, but shards that are not compressed are read when they are asked for; errors as in `layers`."""
+        self._check_present(labels)
         parts = [mapped_clips(self.folder / self.shards[i].file, self.shards[i].clips) for i in labels]
         return Joined(parts), [i for i in labels for _ in range(self.shards[i].clips)]
+
+    def _check_present(self, labels: Sequence[int]) -> None:
+        if gone := [self.shards[i].caption for i in labels if self.shards[i].absent]:
+            raise ValueError(
+                f"{len(gone)} of the asked shards belong to another part of the corpus that {self.folder} was split "
+                f"from, {gone[0]!r} first; give the corpus that has them all."
+            )
 
     def vocabulary(self) -> Tensor:
         """Sorted CLIP ids that occur in the captions, in any form."""

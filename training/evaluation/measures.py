@@ -17,7 +17,7 @@ from ..metrics.i3d import clip_features, load_any_i3d
 from ..metrics.inception import image_features, load_inception
 from ..metrics.lpips import load_lpips, lpips
 from ..metrics.raft import load_raft
-from ..metrics.temporal import flicker, sharpness, warping_error
+from ..metrics.temporal import flicker, warping_error
 from .prompts import Prompt
 
 FRAMES_FOR_FID = 4
@@ -148,11 +148,6 @@ MEASURES: dict[str, Measure] = {
         title="change from frame to frame",
         rows=lambda model, chunk: flicker(chunk.videos),
         titles={"flicker": ("flicker (of 255)", "{:.2f}")},
-    ),
-    "sharpness": Measure(
-        title="contrast between neighbouring pixels",
-        rows=lambda model, chunk: sharpness(chunk.videos),
-        titles={"sharpness": ("sharpness (of 255)", "{:.2f}")},
     ),
     "warping": Measure(
         title="RAFT warping error",

@@ -67,6 +67,13 @@ class RowSource:
         return out / "cells" / f"{slug}-{digest}"
 
     @property
+    def suffix(self) -> str | None:
+        """Of the columns of distances to these real clips; None where they are none."""
+        if self.kind != "real":
+            return None
+        return "_" + self.label.removeprefix(f"{REAL}, ") if self.label else ""
+
+    @property
     def chunks(self) -> list[range]:
         """Numbers of its clips, `CHUNK` at a time."""
         return [range(i, min(i + CHUNK, self.clips)) for i in range(0, self.clips, CHUNK)]
@@ -75,7 +82,7 @@ class RowSource:
 def digest_of_prompts(prompts: list[Prompt], corpus: Corpus | None) -> str:
     """What a row's clips depend on beside the network: the texts in their order, and the real clips."""
     texts = [[p.text, dict(p.extra)] for p in prompts]
-    shards = [] if corpus is None else corpus.digests(corpus.held_out)
+    shards = [] if corpus is None else corpus.digests(HeldOut(corpus).labels)
     return hashlib.sha256(json.dumps([texts, shards], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -229,7 +229,11 @@ def main(arguments: list[str] | None = None) -> None:
     o.out.mkdir(parents=True, exist_ok=True)
     for label in tqdm(labels, desc=o.part, unit="combination"):
         shard = source.shards[label]
-        numbers = {"images": FRAMES_OF_A_CLIP} if part.images else {**asdict(how), "seed": o.seed}
+        numbers = (
+            {"images": FRAMES_OF_A_CLIP}
+            if part.images
+            else {**asdict(how), "seed": o.seed, "watermark": watermark.WORD}
+        )
         origin = digest_of({"format": 1, "source": shard.digest, **numbers})
         if is_made(path := o.out / shard.file, origin):
             continue

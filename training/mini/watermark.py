@@ -1,4 +1,7 @@
-"""The watermark of degraded clips, as of a stock library: where it is, how it is drawn, how much of it a clip shows."""
+"""The watermark of degraded clips, as of a stock library: where it is, how it is drawn, how much of it a clip shows.
+
+Its word reads the same in a mirror, as trainers also see the mirror image of each clip.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 _LETTERS: Final = {
-    "D": ("####.", "#...#", "#...#", "#...#", "#...#", "#...#", "####."),
-    "E": ("#####", "#....", "#....", "####.", "#....", "#....", "#####"),
-    "M": ("#...#", "##.##", "#.#.#", "#.#.#", "#...#", "#...#", "#...#"),
+    "T": ("#####", "..#..", "..#..", "..#..", "..#..", "..#..", "..#.."),
     "O": (".###.", "#...#", "#...#", "#...#", "#...#", "#...#", ".###."),
 }
-_WORD: Final = "DEMO"
+WORD: Final = "TOOT"
 _SIDE: Final = 64  # of the frames that a stroke of two pixels is made for
 _TOP: Final = 0.66
 _BACKGROUND: Final = 9  # pixels at that side whose mean is the local background: wider than a stroke and its shadow
@@ -24,13 +25,13 @@ _BACKGROUND: Final = 9  # pixels at that side whose mean is the local background
 
 def _word() -> np.ndarray:
     """The word, one cell a stroke: bool ``[7, 23]``."""
-    rows = [".".join(_LETTERS[letter][y] for letter in _WORD) for y in range(7)]
+    rows = [".".join(_LETTERS[letter][y] for letter in WORD) for y in range(7)]
     return np.array([[cell == "#" for cell in row] for row in rows])
 
 
 @lru_cache(maxsize=8)
 def pattern(height: int, width: int) -> np.ndarray:
-    """The word in frames of a size: 1 on its strokes, -1 on their shadow, 0 elsewhere; float32 ``[height, width]``.
+    """The word in frames of a size: 1 on its strokes, -1 on the shadow below, 0 elsewhere; float32 ``[height, width]``.
 
     Raises:
         ValueError: the frames are too small for it.
@@ -44,8 +45,7 @@ def pattern(height: int, width: int) -> np.ndarray:
     drawn = np.zeros((height, width), np.float32)
     for move, value in ((shadow, -1.0), (0, 1.0)):
         rows = slice(top + move, top + move + strokes.shape[0])
-        columns = slice(left + move, left + move + strokes.shape[1])
-        drawn[rows, columns][strokes] = value
+        drawn[rows, left : left + strokes.shape[1]][strokes] = value
     drawn.setflags(write=False)
     return drawn
 
@@ -72,6 +72,23 @@ def _contrast(images: Tensor, window: int) -> Tensor:
     return images - around[:, 0]
 
 
+def _light(clips: Tensor) -> Tensor:
+    """Luma of clips, ``[N, F, H, W]`` in [0, 255]."""
+    return clips.float() @ torch.tensor([0.299, 0.587, 0.114])
+
+
+def sharpness(clips: Tensor) -> Tensor:
+    """Mean absolute difference of a pixel's luma from its four neighbours' mean, above the watermark: ``[N]``.
+
+    Args:
+        clips: uint8 ``[N, F, H, W, 3]``.
+    """
+    light = _light(clips)[:, :, : int(_TOP * clips.shape[2])]
+    centre = light[..., 1:-1, 1:-1]
+    around = light[..., :-2, 1:-1] + light[..., 2:, 1:-1] + light[..., 1:-1, :-2] + light[..., 1:-1, 2:]
+    return (centre - around / 4).abs().flatten(1).mean(1)
+
+
 def visibility(clips: Tensor) -> Tensor:
     """How much of the watermark each clip shows: the correlation of its region with the pattern, ``[N]`` in [-1, 1].
 
@@ -86,6 +103,6 @@ def visibility(clips: Tensor) -> Tensor:
     window = _BACKGROUND * min(height, width) // _SIDE // 2 * 2 + 1
     rows, columns = (torch.nonzero(drawn[0].abs().amax(d)).flatten() for d in (1, 0))
     region = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    light = (clips.float() @ torch.tensor([0.299, 0.587, 0.114])).mean(1)
+    light = _light(clips).mean(1)
     seen, wanted = (_contrast(images, window)[region].flatten(1) for images in (light, drawn))
     return functional.cosine_similarity(seen, wanted, dim=1)
