@@ -154,12 +154,20 @@ class Evaluation:
         print(f"{row.base}: agreement by cfg {scores}", flush=True)
         return replace(row, cfg=max(scores, key=lambda scale: scores[scale]))
 
+    def goals(self, row: dict[str, Any]) -> list[str]:
+        """The rows that a student's is compared with."""
+        cells = {n: r for n, r in self.rows.items() if "steps" in r}
+        if (baseline := self.options.baseline) is None:
+            return [n for n, r in cells.items() if r["steps"] in (4, 50) and r["sampler"] != "lcm"]
+        like = (baseline, row["sampler"], row["steps"])
+        same = [n for n, r in cells.items() if (r["model"], r["sampler"], r["steps"]) == like]
+        return [] if row["model"] == baseline else same
+
     def ratios(self) -> dict[str, results.Value]:
-        """Every student's distance over every teacher's at 4 and 50 steps."""
+        """Every student's distance over every teacher's at 4 and 50 steps, or over the baseline's at as many."""
         found = {}
-        goals = [n for n, r in self.rows.items() if r.get("steps") in (4, 50) and r["sampler"] != "lcm"]
         for name, row in self.rows.items():
-            for goal in goals if row.get("sampler") == "lcm" else []:
+            for goal in self.goals(row) if row.get("sampler") == "lcm" else []:
                 for key in [k for k in self.samples[name] if k in self.samples[goal]]:
                     first, second = self.samples[name][key], self.samples[goal][key]
                     estimate = row["values"][key][0] / self.rows[goal]["values"][key][0]

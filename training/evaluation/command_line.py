@@ -85,6 +85,9 @@ def parse(arguments: list[str] | None, text: str | None) -> argparse.Namespace:
         help="further corpora whose clips the distances are to, each in columns of its name; the name of --corpus's "
         "own columns where DIR is that one. Of corpora of single frames FID alone",
     )
+    parser.add_argument(
+        "--baseline", metavar="NETWORK", help="whose distances the others' are divided by, step by step"
+    )
     parser.add_argument("--cache", type=Path, help="folder of clips and features, shared by tables (default: --out)")
     parser.add_argument("--prompts", type=Path, help="texts of your own, one a line or JSON, in place of the captions")
     parser.add_argument("--vae", type=Path, help="Stable Diffusion's, for networks that came without")
@@ -133,6 +136,10 @@ def parse(arguments: list[str] | None, text: str | None) -> argparse.Namespace:
         raise ValueError("what to ask for is not said; allowed: --corpus DIR, --prompts FILE, or both. Give one.")
     if (options.vae is None) != (options.text_encoder is None):
         raise ValueError("--vae and --text-encoder belong together. Give both, or neither.")
+    if options.baseline is not None and options.baseline not in networks(options):
+        raise ValueError(
+            f"--baseline is {options.baseline!r}; allowed: {', '.join(networks(options))}. Name one of the networks."
+        )
     own = options.prompts is not None
     wanted = ["flicker"] if own else ["fvd", "agreement", "flicker"]
     options.metrics = options.metrics or [name for name in wanted if name in measures]

@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
             if part.images
             else {**asdict(how), "seed": o.seed, "watermark": watermark.WORD}
         )
-        origin = digest_of({"format": 1, "source": shard.digest, **numbers})
+        origin = digest_of({"format": 2, "source": shard.digest, **numbers})
         if is_made(path := o.out / shard.file, origin):
             continue
         arrays = make_shard(source, label, part, how, o.seed, origin)

@@ -20,7 +20,7 @@ _LETTERS: Final = {
 WORD: Final = "TOOT"
 _SIDE: Final = 64  # of the frames that a stroke of two pixels is made for
 _TOP: Final = 0.66
-_BACKGROUND: Final = 9  # pixels at that side whose mean is the local background: wider than a stroke and its shadow
+_BACKGROUND: Final = 9  # pixels at that side whose mean is the local background: wider than a stroke and its rim
 
 
 def _word() -> np.ndarray:
@@ -31,7 +31,7 @@ def _word() -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def pattern(height: int, width: int) -> np.ndarray:
-    """The word in frames of a size: 1 on its strokes, -1 on the shadow below, 0 elsewhere; float32 ``[height, width]``.
+    """The word in frames of a size: 1 on its strokes, -1 on their rim, 0 elsewhere; float32 ``[height, width]``.
 
     Raises:
         ValueError: the frames are too small for it.
@@ -39,19 +39,23 @@ def pattern(height: int, width: int) -> np.ndarray:
     zoom = round(2 * min(height, width) / _SIDE)
     strokes = np.kron(_word(), np.ones((zoom, zoom), bool)) if zoom else np.zeros((1, 1), bool)
     top, left = int(_TOP * height), (width - strokes.shape[1]) // 2
-    shadow = max(zoom // 2, 1)
-    if not zoom or left < 0 or top + strokes.shape[0] + shadow > height:
+    rim = max(zoom // 2, 1)
+    if not zoom or left < rim or top + strokes.shape[0] + rim > height:
         raise ValueError(f"frames of {width} x {height} are too small for the watermark; allowed: 32 x 32 and more.")
     drawn = np.zeros((height, width), np.float32)
-    for move, value in ((shadow, -1.0), (0, 1.0)):
-        rows = slice(top + move, top + move + strokes.shape[0])
-        drawn[rows, left : left + strokes.shape[1]][strokes] = value
+    rows, columns = slice(top, top + strokes.shape[0]), slice(left, left + strokes.shape[1])
+    drawn[rows, columns][strokes] = 1.0
+    # Dark around the strokes, so that the word is seen on white ground too.
+    near = np.pad(drawn > 0, rim)
+    moves = [(y, x) for y in range(2 * rim + 1) for x in range(2 * rim + 1)]
+    grown = np.any([near[y : y + height, x : x + width] for y, x in moves], axis=0)
+    drawn[grown & (drawn == 0)] = -1.0
     drawn.setflags(write=False)
     return drawn
 
 
 def marked(frames: np.ndarray, opacity: float) -> np.ndarray:
-    """Frames with the watermark: translucent white strokes and a black shadow.
+    """Frames with the watermark: translucent white strokes with a black rim.
 
     Args:
         frames: ``uint8 [F, H, W, 3]``.
