@@ -9,7 +9,7 @@ import torch
 
 from training import evaluate
 from training.data.corpus import write_index
-from training.evaluation import measures, references, tables
+from training.evaluation import command_line, measures, references, results, tables
 from training.mini import world
 from training.mini.corpus import corpus_of, shard_path
 
@@ -39,39 +39,43 @@ def corpora(tmp_path_factory):
     }
 
 
-@pytest.fixture(autouse=True)
-def _small_networks(monkeypatch):
-    """In place of I3D and Inception a few of a clip's or a frame's values."""
+@pytest.fixture(autouse=True, scope="module")
+def _small_networks():
+    """In place of I3D and Inception a few of a clip's or a frame's values, and few resamples."""
     threads = torch.get_num_threads()
     fvd = measures.Measure(title="", rows=lambda m, c: c.videos[:, ::5, ::30, ::30].float().flatten(1)[:, :12])
     fid = measures.Measure(title="", rows=lambda m, c: c.videos[:, :4, ::20, ::20].float().flatten(2)[..., :6])
-    monkeypatch.setitem(measures.MEASURES, "fvd", fvd)
-    monkeypatch.setitem(measures.MEASURES, "fid", fid)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measures.MEASURES, "fvd", fvd)
+        patch.setitem(measures.MEASURES, "fid", fid)
+        patch.setattr(results, "RESAMPLES", 20)
+        yield
     torch.set_num_threads(threads)
 
 
-def run(corpora, out, *more, wanted=("clean", "dark", "images")):
-    arguments = [
-        "--corpus",
-        str(corpora["clean"]),
-        "--out",
-        str(out),
-        "--clips",
-        "8",
-        "--reference",
-        "8",
-        "--cfg",
-        "1.5",
-    ]
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(corpora, out, cache, *more, wanted=("clean", "dark", "images")):
+    arguments = ["--corpus", str(corpora["clean"]), "--out", str(out), "--cache", str(cache), "--clips", "8"]
+    arguments += ["--reference", "8", "--cfg", "1.5", "--metrics", "fvd", "fid", "watermark"]
+    arguments += ["--cells", "student:lcm:1", *more]
     named = [f"{name}={corpora[name]}" for name in wanted]
-    arguments += ["--metrics", "fvd", "fid", "watermark", "--cells", "student:lcm:1", *more]
     evaluate.main([*arguments, "--reference-corpus", *named] if named else arguments)
     return json.loads((out / "results.json").read_text())["rows"]
 
 
-def test_each_reference_has_its_columns(corpora, tmp_path):
-    rows = run(corpora, tmp_path)
+@pytest.fixture(scope="module")
+def first(corpora, cache, tmp_path_factory):
+    """The folder and the rows of a table with three references."""
+    out = tmp_path_factory.mktemp("first")
+    return out, run(corpora, out, cache)
+
+
+def test_each_reference_has_its_columns(first):
+    out, rows = first
     assert list(rows) == ["real", "real, dark", "real, autoencoded", "student@1"]
     student = rows["student@1"]["values"]
     assert {"fvd", "fvd_dark", "fvd_latent", "fid", "fid_dark", "fid_images", "fid_latent", "watermark"} == set(student)
@@ -81,32 +85,29 @@ def test_each_reference_has_its_columns(corpora, tmp_path):
     assert {"fvd", "fid", "fid_images"} <= set(rows["real, dark"]["values"])
     assert "fvd_dark" not in rows["real, dark"]["values"]
     assert rows["real"]["values"]["fvd_dark"][0] == pytest.approx(rows["real, dark"]["values"]["fvd"][0], rel=1e-6)
-    table = (tmp_path / "results.md").read_text()
-    assert (
-        "| FVD (clean) | FVD (dark) | FVD after the autoencoder | FID of frames (clean) | FID of frames (dark) |"
-        in table
-    )
-    assert "FID of frames (images)" in table and (tmp_path / "fvd_dark.svg").stat().st_size > 100
+    table = (out / "results.md").read_text()
+    head = "| FVD (clean) | FVD (dark) | FVD after the autoencoder | FID of frames (clean) | FID of frames (dark) |"
+    assert head in table and "FID of frames (images)" in table
+    assert (out / "fvd_dark.svg").stat().st_size > 100
 
 
-def test_without_further_references_the_table_is_as_before(corpora, tmp_path):
-    rows = run(corpora, tmp_path, wanted=())
+def test_tables_share_clips_through_one_cache(corpora, cache, first, tmp_path):
+    """Before, every table sampled and measured its own."""
+    times = {p: p.stat().st_mtime_ns for p in cache.rglob("*.pt")}
+    again = run(corpora, tmp_path, cache, wanted=("clean", "dark"))
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.pt")} == times and not (tmp_path / "cells").exists()
+    assert again["student@1"]["values"]["fvd_dark"] == first[1]["student@1"]["values"]["fvd_dark"]
+
+
+def test_without_further_references_the_table_is_as_before(corpora, cache, tmp_path):
+    rows = run(corpora, tmp_path, cache, wanted=())
     assert list(rows) == ["real", "real, autoencoded", "student@1"]
     assert set(rows["student@1"]["values"]) == {"fvd", "fvd_latent", "fid", "fid_latent", "watermark"}
     assert "| FVD | FVD after the autoencoder | FID of frames |" in (tmp_path / "results.md").read_text()
 
 
-def test_tables_share_clips_through_one_cache(corpora, tmp_path):
-    cache = tmp_path / "cache"
-    first = run(corpora, tmp_path / "a", "--cache", str(cache))
-    times = {p: p.stat().st_mtime_ns for p in cache.rglob("*.pt")}
-    second = run(corpora, tmp_path / "b", "--cache", str(cache), wanted=("clean", "dark"))
-    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.pt")} == times and not (tmp_path / "b" / "cells").exists()
-    assert second["student@1"]["values"]["fvd_dark"] == first["student@1"]["values"]["fvd_dark"]
-
-
-def test_students_are_compared_with_the_baseline_at_as_many_steps(corpora, tmp_path):
-    model = evaluate.TEACHER.parent / "videolcm-mini.safetensors"
+def test_students_are_compared_with_the_baseline_at_as_many_steps(corpora, cache, tmp_path):
+    file = command_line.TEACHER.parent / "videolcm-mini.safetensors"
     more = [
         "--student",
         f"base={model}",
@@ -117,18 +118,18 @@ def test_students_are_compared_with_the_baseline_at_as_many_steps(corpora, tmp_p
         "base:lcm:1",
         "other:lcm:1",
     ]
-    run(corpora, tmp_path, *more)
+    run(corpora, tmp_path, cache, *more)
     ratios = json.loads((tmp_path / "results.json").read_text())["ratios"]
     assert ratios["fvd_dark: other@1 / base@1"] == pytest.approx([1.0, 1.0, 1.0])
-    assert not any(name.startswith("fvd: base") for name in ratios)
-    with pytest.raises(ValueError, match="--baseline is 'none'.*allowed"):
-        run(corpora, tmp_path, "--baseline", "none")
+    assert not any(": base@" in name for name in ratios)
+    with pytest.raises(ValueError, match=r"--baseline is 'none'.*allowed"):
+        run(corpora, tmp_path, cache, "--baseline", "none")
 
 
 @pytest.mark.parametrize("words", [["dir"], ["=dir"], ["A b=dir"], ["latent=dir"], ["a=dir", "a=other"]])
-def test_references_without_a_name_of_their_own_are_refused(corpora, tmp_path, words):
+def test_references_without_a_name_of_their_own_are_refused(corpora, cache, tmp_path, words):
     with pytest.raises(ValueError, match="--reference-corpus is .*NAME=DIR"):
-        evaluate.main(["--corpus", str(corpora["clean"]), "--out", str(tmp_path), "--reference-corpus", *words])
+        run(corpora, tmp_path, cache, "--reference-corpus", *words, wanted=())
 
 
 def test_references_that_cannot_be_one_are_refused(corpora, tmp_path):
