@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Remake a table of docs/results.md: tables.sh steps | depth | iterations | ablation | obedience [CLIPS]
-# Two CPU cores, about an hour each (depth two); whatever is already in runs/ is kept, so the same command resumes.
+# or, of MCM (arXiv 2406.06890) in small, its tables 4, 5 and 6: tables.sh mcm-steps | mcm-motion | mcm-source [CLIPS]
+# Two CPU cores, about an hour each (depth two); whatever is already in runs/ is kept, so the same command resumes. The
+# mcm- tables share clips, teacher and students in runs/mcm and runs/tables/mcm.
 # Wanted first: `make mini`, or at least its corpus (python -m training.mini.corpus --out runs/mini/corpus ...).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=${1:-} clips=${2:-512}
 case $table in
-  steps | depth | iterations | ablation | obedience) ;;
+  steps | depth | iterations | ablation | obedience | mcm-steps | mcm-motion | mcm-source) ;;
   *)
-    echo "no table is called '$table'; allowed: steps, depth, iterations, ablation, obedience. Name one of these." >&2
+    echo "no table is called '$table'; allowed: steps, depth, iterations, ablation, obedience, mcm-steps, mcm-motion," \
+      "mcm-source. Name one of these." >&2
     exit 1
     ;;
 esac
 python=${PYTHON:-.venv/bin/python}
-mini=runs/mini corpus=runs/mini/corpus out=runs/tables/$table
+mini=runs/mini mcm=runs/mcm corpus=runs/mini/corpus out=runs/tables/$table
 text=models/videolcm-mini-teacher.safetensors
 if ! ls "$corpus"/*.npz >/dev/null 2>&1; then
   echo "no clips in $corpus; render them with: $python -m training.mini.corpus --out $corpus --furniture" \
@@ -38,6 +41,48 @@ changed() {
   shift
   [ -f "$out/$name.safetensors" ] || "$python" -m training.distill --corpus $corpus --recipe mini --steps 100 \
     --rate-schedule constant --out "$out/$name" --export "$out/$name.safetensors" "$@"
+}
+
+# Bad clips with a watermark, clean images of other prompts, and an autoencoder, a teacher and a judge that know both.
+degraded_family() {
+  local part name
+  for part in video:clips images:images all:all; do
+    name=${part#*:}
+    "$python" -m training.mini.degraded --corpus $corpus --out $mcm/$name --part "${part%:*}"
+  done
+  PYTHON=$python scripts/fetch_metrics.sh runs/metrics >/dev/null
+  PYTHON=$python scripts/fetch_inception.sh runs/metrics >/dev/null
+  "$python" -m training.mini.decoder --corpus $corpus $mcm/all --start $text --lpips runs/metrics/lpips_alex_v0.1.pt \
+    --out $mcm/decoder.pt --steps 500 --batch 8 --learning-rate 8e-4
+  [ -f $mcm/teacher.safetensors ] || "$python" -m training.mini.pretrain --corpus $mcm/clips --autoencoder $text \
+    --start $text --frozen-text --image-steps 0 --steps 400 --batch 12 --image-batch 64 --learning-rate 4e-4 \
+    --ema 0.99 --out $mcm/teacher.pt --export $mcm/teacher.safetensors --export-autoencoder $mcm/decoder.pt
+  [ -f $mcm/recognizer.pt ] || "$python" -m training.mini.recognizer --corpus $corpus $mcm/all --out $mcm/recognizer.pt
+}
+
+# A student of that teacher, NAME and then how it differs: all have the same clips, rank and number of steps.
+mcm_student() {
+  local name=$1
+  shift
+  [ -f "$mcm/$name.safetensors" ] || "$python" -m training.distill --method mcm --recipe mini --lora 64 --steps 400 \
+    --teacher $mcm/teacher.safetensors --corpus $mcm/clips --image-set $mcm/images --out "$mcm/$name" \
+    --export "$mcm/$name.safetensors" --export-kohya "$mcm/${name}_lora.safetensors" "$@"
+}
+
+# Measure students by name, and what follows "--": cells of the teacher.
+evaluate_mcm() {
+  local students=() cells=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    students+=("$1=$mcm/$1.safetensors")
+    cells+=("$1:lcm:1,2,4,8")
+    shift
+  done
+  [ $# -gt 0 ] && shift
+  "$python" -m training.evaluate --corpus $corpus --out "$out" --cache runs/tables/mcm --clips "$clips" --workers 2 \
+    --reference-corpus clean=$corpus degraded=$mcm/clips images=$mcm/images --baseline "${students[0]%%=*}" \
+    --teacher $mcm/teacher.safetensors --student "${students[@]}" --cells "${cells[@]}" "$@" --cfg 3 \
+    --i3d "$(PYTHON=$python scripts/fetch_i3d.sh runs/i3d)" --recognizer $mcm/recognizer.pt \
+    --metrics fvd fid agreement watermark sharpness flicker
 }
 
 case $table in
@@ -75,6 +120,31 @@ case $table in
     evaluate --student student=models/videolcm-mini.safetensors half-teacher=$mini/teacher_first.pt "${students[@]}" \
       --cells student:lcm:4 teacher:ddim:4:3 teacher:ddim:4:10 w2:lcm:4 w5:lcm:4 w9:lcm:4 w15:lcm:4 video-only:lcm:4 \
       from-half-teacher:lcm:4 half-teacher:ddim:4:3
+    ;;
+  mcm-steps)
+    degraded_family
+    # Without a discriminator nothing looks at images.
+    [ -f $mcm/lcm.safetensors ] || "$python" -m training.distill --method mcm --recipe mini --lora 64 --steps 400 \
+      --teacher $mcm/teacher.safetensors --corpus $mcm/clips --motion raw --lambda-real 1 --adversarial-weight 0 \
+      --out $mcm/lcm --export $mcm/lcm.safetensors --export-kohya $mcm/lcm_lora.safetensors
+    mcm_student raw --motion raw --lambda-real 1
+    mcm_student learned --motion learned --lambda-real 1
+    mcm_student mixed --motion learned --lambda-real 0.5
+    evaluate_mcm lcm raw learned mixed -- teacher:ddim:1,2,4,8,50 teacher:dpm++:1,2,4,8
+    ;;
+  mcm-motion)
+    degraded_family
+    for motion in raw difference correlation low_frequency high_frequency learned; do
+      mcm_student $motion --motion $motion --lambda-real 1
+    done
+    evaluate_mcm raw difference correlation low_frequency high_frequency learned
+    ;;
+  mcm-source)
+    degraded_family
+    mcm_student learned --motion learned --lambda-real 1
+    mcm_student mixed --motion learned --lambda-real 0.5
+    mcm_student simulated --motion learned --lambda-real 0
+    evaluate_mcm learned mixed simulated
     ;;
   obedience)
     PYTHON=$python scripts/fetch_metrics.sh runs/metrics >/dev/null

@@ -8,6 +8,7 @@ Rows: real clips, real clips through the autoencoder (what the latents can show 
 for 50 steps and at 751 for 4), ``ddim-trailing`` (even grid from 999), ``dpm++`` (DPM-Solver++ 2M of diffusers). The
 network ``teacher`` is ``--teacher``; any number of others is ``--student NAME=FILE``, files, folders or running
 checkpoints, so that ablations are this same command. ``--given depth`` samples from the held-out clips' true depth.
+``--reference-corpus NAME=DIR`` adds distances to the clips of another corpus, for each cell: clean and degraded, say.
 
 Written to ``--out``: ``results.md``, ``results.json`` (with the protocol), ``fvd.svg`` and ``.png``, contact sheets.
 Clips and features are kept in chunks of eight: the same command resumes, other cells can be asked for later.
@@ -28,9 +29,10 @@ from .data.corpus import Corpus
 from .engine.caches import fingerprint
 from .engine.commands import run_command
 from .evaluation import previews, results, tables
-from .evaluation.command_line import chosen_measures, networks, parse, weights_of
+from .evaluation.command_line import chosen_measures, networks, parse, reference_corpora, weights_of
 from .evaluation.models import file_hash, load_model
 from .evaluation.prompts import Prompt, of_corpus, read_prompts
+from .evaluation.references import other_references, own_name
 from .evaluation.sampling import Row, parse_cells
 from .evaluation.sources import AUTOENCODED, CHUNK, HeldOut, RowSource, digest_of_prompts
 from .evaluation.workers import Setup, Workers, open_workers
@@ -48,6 +50,9 @@ class Evaluation:
         self.rows: dict[str, dict[str, Any]] = {}
         self.samples: dict[str, dict[str, Tensor]] = {}
         self.references: dict[str, dict[str, results.Reference]] = {}
+        self.folders = reference_corpora(options)
+        self.own = own_name(self.folders, options.corpus)
+        self.real_references: dict[str, results.Reference] = {}
         self.data = digest_of_prompts(prompts, self.corpus)
         # Real clips are compared with where the prompts are the corpus's own.
         self.real = self.corpus is not None and options.prompts is None
@@ -81,8 +86,9 @@ class Evaluation:
     def take(self, source: RowSource, autoencoder: str) -> None:
         """Make, measure and note a source."""
         self.workers.run(source, self.names)
-        # Real clips are the reference: they have no distance to it.
-        references = {} if source.kind == "real" else self.references.get(autoencoder, {})
+        # Real clips have no distance to themselves.
+        references = self.real_references if source.kind == "real" else self.references.get(autoencoder, {})
+        references = {suffix: known for suffix, known in references.items() if suffix != source.suffix}
         name = source.name
         self.rows[name], self.samples[name] = results.measure_row(self.workers, source, self.names, references)
         values = {k: round(v[0], 4) for k, v in self.rows[name]["values"].items()}
@@ -102,9 +108,13 @@ class Evaluation:
         if not self.real:
             return known
         real = RowSource(kind="real", clips=self.reference_clips, data=self.data)
-        self.workers.run(real, self.names)
-        plain = {"": results.Reference(self.workers, real, self.names)}
-        self.take(real, "")
+        assert self.corpus is not None
+        others = other_references(self.folders, self.corpus, self.prompts, self.names, self.reference_clips)
+        for source, names in [(real, self.names), *((o.source, o.measures) for o in others)]:
+            self.workers.run(source, names)
+            self.real_references[source.suffix or ""] = results.Reference(self.workers, source, names)
+        for source in (real, *(o.source for o in others if o.row)):
+            self.take(source, "")
         for model in sorted(used):
             path = self.networks[model]
             loaded = load_model(path, self.parts(path), encoders=self.encoders)
@@ -123,7 +133,9 @@ class Evaluation:
                 label=AUTOENCODED if not self.references else f"{AUTOENCODED} ({model})",
             )
             self.workers.run(again, self.names)
-            self.references[mark] = plain | {"_latent": results.Reference(self.workers, again, self.names)}
+            self.references[mark] = self.real_references | {
+                "_latent": results.Reference(self.workers, again, self.names)
+            }
             self.take(again, mark)
         return known
 
@@ -142,26 +154,38 @@ class Evaluation:
         print(f"{row.base}: agreement by cfg {scores}", flush=True)
         return replace(row, cfg=max(scores, key=lambda scale: scores[scale]))
 
+    def goals(self, row: dict[str, Any]) -> list[str]:
+        """The rows that a student's is compared with."""
+        cells = {n: r for n, r in self.rows.items() if "steps" in r}
+        if (baseline := self.options.baseline) is None:
+            return [n for n, r in cells.items() if r["steps"] in (4, 50) and r["sampler"] != "lcm"]
+        like = (baseline, row["sampler"], row["steps"])
+        same = [n for n, r in cells.items() if (r["model"], r["sampler"], r["steps"]) == like]
+        return [] if row["model"] == baseline else same
+
     def ratios(self) -> dict[str, results.Value]:
-        """Every student's distance over every teacher's at 4 and 50 steps."""
+        """Every student's distance over every teacher's at 4 and 50 steps, or over the baseline's at as many."""
         found = {}
-        goals = [n for n, r in self.rows.items() if r.get("steps") in (4, 50) and r["sampler"] != "lcm"]
         for name, row in self.rows.items():
-            for goal in goals if row.get("sampler") == "lcm" else []:
-                for key in [k for k in ("fvd", "fvd_latent") if k in self.samples[name] and k in self.samples[goal]]:
+            for goal in self.goals(row) if row.get("sampler") == "lcm" else []:
+                for key in [k for k in self.samples[name] if k in self.samples[goal]]:
                     first, second = self.samples[name][key], self.samples[goal][key]
                     estimate = row["values"][key][0] / self.rows[goal]["values"][key][0]
                     found[f"{key}: {name} / {goal}"] = results.ratio(first, second, estimate)
         return found
+
+    @property
+    def columns(self) -> dict[str, tuple[str, str]]:
+        """All columns that the table may have."""
+        return tables.columns_of(self.workers.measures, [n for n in self.folders if n != self.own], self.own)
 
     def write(self) -> None:
         """The files as far as they are known."""
         out = self.options.out
         document = {"protocol": protocol(self), "rows": self.rows, "ratios": self.ratios()}
         (out / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        columns = tables.columns_of(self.workers.measures)
         text = [
-            tables.markdown(self.rows, latency=True, columns=columns),
+            tables.markdown(self.rows, latency=True, columns=self.columns),
             "",
             tables.protocol_text(document["protocol"]),
         ]
@@ -182,9 +206,9 @@ class Evaluation:
         for cell in cells:
             row = self.guided(cell)
             self.take(self.source(row), autoencoders.get(row.model, ""))
-        for measure in ("fvd", "fvd_latent"):
+        for measure in [c for c in self.columns if c.startswith("fvd")]:
             for ending in ("svg", "png"):
-                tables.plot(self.rows, self.options.out / f"{measure}.{ending}", measure)
+                tables.plot(self.rows, self.options.out / f"{measure}.{ending}", measure, self.columns)
         print((self.options.out / "results.md").read_text(encoding="utf-8"))
 
 
@@ -235,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
         assert corpus is not None
         prompts = of_corpus(corpus)
     setup = Setup(
-        out=options.out,
+        out=options.cache or options.out,
         prompts=tuple(prompts),
         corpus=options.corpus,
         weights=weights_of(options, chosen_measures(arguments)),

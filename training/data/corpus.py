@@ -42,6 +42,7 @@ class Shard:
         mirrored: number of the shard that a mirror image of it belongs to; -1 is the shard itself.
         held_out: never trained on.
         labels: what it shows, by the names that judges know.
+        absent: not in this folder, as it belongs to another part of a corpus that was split.
     """
 
     file: str
@@ -51,6 +52,7 @@ class Shard:
     mirrored: int = -1
     held_out: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    absent: bool = False
 
     @property
     def caption(self) -> str:
@@ -111,12 +113,12 @@ class Corpus:
     @property
     def training(self) -> list[int]:
         """Numbers of the shards to train on."""
-        return [i for i, shard in enumerate(self.shards) if not shard.held_out]
+        return [i for i, shard in enumerate(self.shards) if not shard.held_out and not shard.absent]
 
     @property
     def held_out(self) -> list[int]:
         """Numbers of the shards never trained on."""
-        return [i for i, shard in enumerate(self.shards) if shard.held_out]
+        return [i for i, shard in enumerate(self.shards) if shard.held_out and not shard.absent]
 
     def mirrored(self, label: int) -> int:
         """What a mirror image of a shard's clip shows."""
@@ -135,8 +137,9 @@ class Corpus:
 
         Raises:
             FileNotFoundError: a shard is missing.
-            ValueError: a shard is damaged, holds other clips than the list says, or lacks a layer.
+            ValueError: a shard is damaged, absent, holds other clips than the list says, or lacks a layer.
         """
+        self._check_present(labels)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         shown: list[int] = []
         for label in labels:
@@ -153,8 +156,16 @@ class Corpus:
 
     def mapped(self, labels: Sequence[int]) -> tuple[Joined, list[int]]:
         """As `clips`, but shards that are not compressed are read when they are asked for; errors as in `layers`."""
+        self._check_present(labels)
         parts = [mapped_clips(self.folder / self.shards[i].file, self.shards[i].clips) for i in labels]
         return Joined(parts), [i for i in labels for _ in range(self.shards[i].clips)]
+
+    def _check_present(self, labels: Sequence[int]) -> None:
+        if gone := [self.shards[i].caption for i in labels if self.shards[i].absent]:
+            raise ValueError(
+                f"{len(gone)} of the asked shards belong to another part of the corpus that {self.folder} was split "
+                f"from, {gone[0]!r} first; give the corpus that has them all."
+            )
 
     def vocabulary(self) -> Tensor:
         """Sorted CLIP ids that occur in the captions, in any form."""

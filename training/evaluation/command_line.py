@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from ..data.corpus import Corpus
@@ -25,6 +26,26 @@ def networks(options: argparse.Namespace) -> dict[str, Path]:
         if name in found:
             raise ValueError(f"two files are named {name!r}; give each another name: --student NAME=FILE.")
         found[name] = Path(path)
+    return found
+
+
+def reference_corpora(options: argparse.Namespace) -> dict[str, Path]:
+    """Folders of ``--reference-corpus`` by name.
+
+    Raises:
+        ValueError: one has no name, the name of another, or one that is no word; or the distances have no reference.
+    """
+    found: dict[str, Path] = {}
+    for word in options.reference_corpus:
+        name, equals, path = word.partition("=")
+        if not equals or not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name in found or name == "latent":
+            raise ValueError(
+                f"--reference-corpus is {word!r}; allowed: NAME=DIR, the names different words of small letters and "
+                "not latent, for example degraded=runs/mcm/clips."
+            )
+        found[name] = Path(path)
+    if found and (options.corpus is None or options.prompts is not None):
+        raise ValueError("--reference-corpus adds to the real clips of --corpus; give --corpus, and no --prompts.")
     return found
 
 
@@ -56,6 +77,18 @@ def parse(arguments: list[str] | None, text: str | None) -> argparse.Namespace:
     measures = chosen_measures(arguments)
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="rendered corpus: its held-out captions and real clips")
+    parser.add_argument(
+        "--reference-corpus",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="further corpora whose clips the distances are to, each in columns of its name; the name of --corpus's "
+        "own columns where DIR is that one. Of corpora of single frames FID alone",
+    )
+    parser.add_argument(
+        "--baseline", metavar="NETWORK", help="whose distances the others' are divided by, step by step"
+    )
+    parser.add_argument("--cache", type=Path, help="folder of clips and features, shared by tables (default: --out)")
     parser.add_argument("--prompts", type=Path, help="texts of your own, one a line or JSON, in place of the captions")
     parser.add_argument("--vae", type=Path, help="Stable Diffusion's, for networks that came without")
     parser.add_argument("--text-encoder", type=Path, help="OpenCLIP's, for networks that came without")
@@ -103,6 +136,10 @@ def parse(arguments: list[str] | None, text: str | None) -> argparse.Namespace:
         raise ValueError("what to ask for is not said; allowed: --corpus DIR, --prompts FILE, or both. Give one.")
     if (options.vae is None) != (options.text_encoder is None):
         raise ValueError("--vae and --text-encoder belong together. Give both, or neither.")
+    if options.baseline is not None and options.baseline not in networks(options):
+        raise ValueError(
+            f"--baseline is {options.baseline!r}; allowed: {', '.join(networks(options))}. Name one of the networks."
+        )
     own = options.prompts is not None
     wanted = ["flicker"] if own else ["fvd", "agreement", "flicker"]
     options.metrics = options.metrics or [name for name in wanted if name in measures]

@@ -70,7 +70,9 @@ class Measure:
 
 
 def picked_frames(videos: Tensor, count: int) -> Tensor:
-    """``count`` frames of each clip, evenly spread: ``[n, count, H, W, 3]``."""
+    """``count`` frames of each clip, evenly spread: ``[n, count, H, W, 3]``; all of a clip that has no more."""
+    if videos.shape[1] <= count:
+        return videos
     return videos[:, torch.linspace(0, videos.shape[1] - 1, count + 2).round().long()[1:-1]]
 
 

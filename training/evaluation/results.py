@@ -47,17 +47,20 @@ def frechet_values(
     Args:
         rows: features of the row's clips.
         name: of the measure.
-        references: by the suffix of the column ("" or "_latent").
+        references: by the suffix of the column ("", "_latent", or "_" and the name of another corpus).
         samples: takes the bootstrap's distances, for intervals of ratios.
     """
     found = {}
     for suffix, reference in references.items():
+        if name not in reference.sets:  # of single frames, which have no FVD
+            continue
         key = column(name) + suffix
         features = flat(rows)
-        value = reference.sets[name].distance(features)
         if name == "fid":
+            value = reference.sets[name].distance(features, torch.ones(len(features)))
             found[key] = [value, value, value]
             continue
+        value = reference.sets[name].distance(features)
         samples[key] = reference.sets[name].bootstrap(features, RESAMPLES)
         low, high = torch.quantile(samples[key], torch.tensor([0.025, 0.975]).double()).tolist()
         found[key] = [value, low, high]

@@ -36,6 +36,7 @@ class RowSource:
         row: of a cell.
         given: conditions beside the caption.
         label: its name in the table, where it is no cell.
+        corpus: of real clips, where it is another than the evaluation's own.
         clips: how many.
     """
 
@@ -49,6 +50,7 @@ class RowSource:
     hashes: tuple[str, ...] = ()
     row: Row | None = None
     given: tuple[str, ...] = ()
+    corpus: Path | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +67,13 @@ class RowSource:
         return out / "cells" / f"{slug}-{digest}"
 
     @property
+    def suffix(self) -> str | None:
+        """Of the columns of distances to these real clips; None where they are none."""
+        if self.kind != "real":
+            return None
+        return "_" + self.label.removeprefix(f"{REAL}, ") if self.label else ""
+
+    @property
     def chunks(self) -> list[range]:
         """Numbers of its clips, `CHUNK` at a time."""
         return [range(i, min(i + CHUNK, self.clips)) for i in range(0, self.clips, CHUNK)]
@@ -73,33 +82,37 @@ class RowSource:
 def digest_of_prompts(prompts: list[Prompt], corpus: Corpus | None) -> str:
     """What a row's clips depend on beside the network: the texts in their order, and the real clips."""
     texts = [[p.text, dict(p.extra)] for p in prompts]
-    shards = [] if corpus is None else corpus.digests(corpus.held_out)
+    shards = [] if corpus is None else corpus.digests(HeldOut(corpus).labels)
     return hashlib.sha256(json.dumps([texts, shards], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class HeldOut:
-    """The held-out clips in the order of the prompts: clip i shows held-out shard i modulo their number."""
+    """The held-out clips in the order of the prompts: clip i shows held-out shard i modulo their number.
+
+    Of a corpus that holds nothing out, all clips: a set of images, say.
+    """
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
+        self.labels = corpus.held_out or corpus.training
 
     @cached_property
     def clips(self) -> np.ndarray:
         """uint8 ``[N, F, H, W, 3]``, all clips of the first shard first, read once."""
-        return self.corpus.clips(self.corpus.held_out)[0]
+        return self.corpus.clips(self.labels)[0]
 
     @cached_property
     def _conditions(self) -> conditions.ConditionClips:
-        return conditions.load_conditions(self.corpus, self.corpus.held_out)
+        return conditions.load_conditions(self.corpus, self.labels)
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return sum(self.corpus.shards[i].clips for i in self.corpus.held_out)
+        return sum(self.corpus.shards[i].clips for i in self.labels)
 
     def rows(self, indices: range) -> Tensor:
         """Places of the clips in the corpus; after the last one of a shard it starts again."""
-        sizes = [self.corpus.shards[i].clips for i in self.corpus.held_out]
+        sizes = [self.corpus.shards[i].clips for i in self.labels]
         starts, kinds = np.concatenate([[0], np.cumsum(sizes)[:-1]]), len(sizes)
         return torch.tensor([int(starts[i % kinds]) + (i // kinds) % sizes[i % kinds] for i in indices])
 

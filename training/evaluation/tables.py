@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .measures import MEASURES, Measure
+from .references import titles
 
 Columns = Mapping[str, tuple[str, str]]
 """Title of each column and how its numbers are written, in the order of the table."""
-FRECHET: Columns = {
-    "fvd": ("FVD", "{:.0f}"),
-    "fvd_latent": ("FVD after the autoencoder", "{:.0f}"),
-    "fid": ("FID of frames", "{:.1f}"),
-    "fid_latent": ("FID after the autoencoder", "{:.1f}"),
-}
+FRECHET: Columns = titles((), "")
 
 
-def columns_of(measures: Mapping[str, Measure]) -> dict[str, tuple[str, str]]:
-    """The columns that measures may fill: distances first, then what judges of the corpus say, then the rest."""
+def columns_of(
+    measures: Mapping[str, Measure], references: Sequence[str] = (), own: str = ""
+) -> dict[str, tuple[str, str]]:
+    """The columns that measures may fill: distances first, then what judges of the corpus say, then the rest.
+
+    Args:
+        measures: all of them.
+        references: names of further corpora that distances are to.
+        own: name of the evaluation's corpus among them.
+    """
     judged = {n: m for n, m in measures.items() if n not in MEASURES}
-    titles = [dict(m.titles) for m in (*judged.values(), *(m for n, m in measures.items() if n not in judged))]
-    return dict(FRECHET) | {key: value for title in titles for key, value in title.items()}
+    others = [dict(m.titles) for m in (*judged.values(), *(m for n, m in measures.items() if n not in judged))]
+    return titles(references, own) | {key: value for title in others for key, value in title.items()}
 
 
 SECONDS = ("text", "network", "decode")
@@ -63,13 +67,14 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
     return "Protocol: " + "; ".join(f"{key}: {value}" for key, value in protocol.items()) + "."
 
 
-def plot(rows: Mapping[str, Mapping[str, Any]], path: Path, measure: str = "fvd") -> bool:
+def plot(rows: Mapping[str, Mapping[str, Any]], path: Path, measure: str = "fvd", columns: Columns = FRECHET) -> bool:
     """Draw a measure over the number of steps, a line for each network and sampler, with its interval.
 
     Args:
         rows: by name.
         path: where to write; its ending says whether PNG or SVG.
         measure: column.
+        columns: titles of them.
 
     Returns:
         False when there is nothing to draw.
@@ -97,7 +102,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: Path, measure: str = "fvd"
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("sampling steps")
-    axes.set_ylabel(FRECHET[measure][0])
+    axes.set_ylabel(columns[measure][0])
     if measure.startswith(("fvd", "fid")):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)

@@ -53,20 +53,16 @@ class Workshop:
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
         self.setup = setup
-        self.measures, self._held_out = measures_of(setup), held_out_of(setup)
+        self.measures = measures_of(setup)
+        self._held_out: dict[Path | None, HeldOut] = {}
         self._models: dict[RowSource, Sampled] = {}
         self._judges: dict[str, Any] = {}
 
-    @property
-    def held_out(self) -> HeldOut:
-        """The real clips.
-
-        Raises:
-            ValueError: there is no corpus.
-        """
-        if self._held_out is None:
-            raise ValueError("real clips are asked for and there is no corpus; give --corpus DIR.")
-        return self._held_out
+    def held_out(self, source: RowSource) -> HeldOut:
+        """The real clips that a source is, or begins with; errors as in `held_out_of`."""
+        if source.corpus not in self._held_out:
+            self._held_out[source.corpus] = held_out_of(self.setup, source)
+        return self._held_out[source.corpus]
 
     def model(self, source: RowSource) -> Sampled:
         """The network of a source."""
@@ -87,7 +83,7 @@ class Workshop:
     def videos(self, source: RowSource, chunk: range) -> Tensor:
         """Clips of a chunk, made when they are not on disk; uint8 ``[n, F, H, W, 3]``."""
         if source.kind == "real":
-            return self.held_out.videos(chunk)
+            return self.held_out(source).videos(chunk)
         path = chunk_path(source.folder(self.setup.out), "clips", chunk)
         if (found := load_tensors(path)) is None:
             watch = Stopwatch()
@@ -102,12 +98,12 @@ class Workshop:
     def _make(self, source: RowSource, chunk: range, watch: Stopwatch) -> Tensor:
         model = self.model(source)
         if source.kind == "autoencoded":
-            return reconstruct(model, self.held_out.videos(chunk))
+            return reconstruct(model, self.held_out(source).videos(chunk))
         assert source.row is not None
         prompts = self.prompts(chunk)
         if not source.given:
             return sample_videos(model, source.row, prompts, chunk, watch=watch)
-        pixels = self.held_out.given(source.given, chunk)
+        pixels = self.held_out(source).given(source.given, chunk)
 
         def encode(noise: Tensor) -> Tensor | None:
             on_device = {name: value.to(noise.device) for name, value in pixels.items()}
@@ -145,9 +141,15 @@ def measures_of(setup: Setup) -> dict[str, Measure]:
     return with_judges("" if setup.corpus is None else Corpus.open(setup.corpus).judges)
 
 
-def held_out_of(setup: Setup) -> HeldOut | None:
-    """The real clips, where there is a corpus."""
-    return None if setup.corpus is None else HeldOut(Corpus.open(setup.corpus))
+def held_out_of(setup: Setup, source: RowSource) -> HeldOut:
+    """The real clips of a source: of its own corpus, or of the evaluation's.
+
+    Raises:
+        ValueError: there is no corpus.
+    """
+    if (folder := source.corpus or setup.corpus) is None:
+        raise ValueError("real clips are asked for and there is no corpus; give --corpus DIR.")
+    return HeldOut(Corpus.open(folder))
 
 
 def measure_key(name: str, measure: Measure, setup: Setup) -> str:
@@ -246,9 +248,7 @@ class Workers:
         folder = source.folder(self.setup.out)
         chunks = [c for c in source.chunks if c.start < count]
         if source.kind == "real":
-            held_out = held_out_of(self.setup)
-            assert held_out is not None
-            return held_out.videos(range(min(count, source.clips)))
+            return held_out_of(self.setup, source).videos(range(min(count, source.clips)))
         found = [torch.load(chunk_path(folder, "clips", c), weights_only=True)["value"] for c in chunks]
         return torch.cat(found)[:count]
 

@@ -165,10 +165,11 @@ def numbers_of(combinations: Iterable[world.Combination], of: World = world.MINI
     return [index[c] for c in combinations]
 
 
-def corpus_identity(folder: Path) -> dict[str, str]:
-    """Which clips a trainer of this package saw, for its run's identity."""
-    corpus = Corpus.open(folder)
-    return {"corpus": digest_of({"shards": corpus.digests(corpus.training)})}
+def corpus_identity(*folders: Path) -> dict[str, str]:
+    """Which clips a trainer of this package saw, for its run's identity; those of each corpus."""
+    opened = [Corpus.open(folder) for folder in folders]
+    names = ["corpus", *(f"corpus {i}" for i in range(2, len(folders) + 1))]
+    return {n: digest_of({"shards": c.digests(c.training)}) for n, c in zip(names, opened, strict=True)}
 
 
 def load_corpus(folder: Path, combinations: list[world.Combination]) -> tuple[np.ndarray, list[world.Combination]]:

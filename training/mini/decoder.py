@@ -2,7 +2,8 @@
 
 Squared and absolute errors leave an autoencoder of eight-fold reduction blurred. Here its decoder alone goes on, with
 a perceptual distance (LPIPS, arXiv 1801.03924) and a discriminator of patches (as in arXiv 2012.09841). The encoder
-stays as it is, so every diffusion model trained on its latents remains valid. The same command resumes.
+stays as it is, so every diffusion model trained on its latents remains valid. The same command resumes. With several
+corpora it learns the frames of all: clean and degraded ones, say, as an autoencoder of any video knows both.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class SharpenTask:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="one, or several of the same size")
     parser.add_argument("--start", type=Path, required=True, help="checkpoint of train_autoencoder, or an all-in-one")
     parser.add_argument("--lpips", type=Path, required=True, help="lpips_alex_v0.1.pt (scripts/fetch_metrics.sh)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
@@ -149,19 +150,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--adversarial-from", type=int, default=300, help="steps over which that weight rises")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    opened = Corpus.open(options.corpus)
-    clips, _ = opened.mapped(opened.training)
+    opened = [Corpus.open(folder) for folder in options.corpus]
+    clips = Joined([part for c in opened for part in c.mapped(c.training)[0].parts])
     start = mini.read_autoencoder(options.start)
     task = SharpenTask(clips.frames(), start, load_lpips(options.lpips), options)
     numbers = told(options, "batch", "learning_rate", "latent_noise", "perceptual", "adversarial", "adversarial_from")
     identity = Identity(
         fixed={"start": fingerprint(start), "lpips": file_digest(options.lpips)},
-        data=corpus.corpus_identity(options.corpus) | numbers,
+        data=corpus.corpus_identity(*options.corpus) | numbers,
     )
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
-    held_out, _ = opened.mapped(opened.held_out)
-    some = held_out[::8]
-    print(f"held-out PSNR {psnr(task.average, some.reshape(-1, *some.shape[2:])):.2f} dB")
+    for folder, c in zip(options.corpus, opened, strict=True):
+        some = c.mapped(c.held_out)[0][::8]
+        print(f"held-out PSNR of {folder} {psnr(task.average, some.reshape(-1, *some.shape[2:])):.2f} dB")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ..evaluation.prompts import Prompt
 from . import world
 from .recognizer import ATTRIBUTES, load_recognizer, recognised
 from .retrieval import caption_ranks, load_retriever
+from .watermark import sharpness, visibility
 
 
 def combinations_of(prompts: Sequence[Prompt]) -> list[world.Combination]:
@@ -58,5 +59,15 @@ MEASURES: dict[str, Measure] = {
         titles={"R@1": ("retrieval R@1", "%"), "R@5": ("retrieval R@5", "%")},
         default=Path("runs/mini/retriever.pt"),
         origin="python -m training.mini.retrieval",
+    ),
+    "watermark": Measure(
+        title="correlation with the watermark of training.mini.degraded",
+        rows=lambda model, chunk: visibility(chunk.videos),
+        titles={"watermark": ("watermark", "{:.2f}")},
+    ),
+    "sharpness": Measure(
+        title="difference of a pixel from its neighbours, above the watermark",
+        rows=lambda model, chunk: sharpness(chunk.videos),
+        titles={"sharpness": ("sharpness (of 255)", "{:.2f}")},
     ),
 }

@@ -1,6 +1,9 @@
 """Train the teacher: first on single frames, then on clips (with frames mixed in).
 
 ``python -m training.mini.pretrain --corpus DIR --autoencoder FILE --out FILE``; the same command resumes.
+
+A teacher that is there goes on with other clips, as a large one is fine-tuned, with ``--start`` and ``--frozen-text``:
+``--corpus runs/mcm/clips --autoencoder runs/mcm/decoder.pt --start models/videolcm-mini-teacher.safetensors``.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor
 
 from videolcm_core.diffusion.prediction import velocity
+from videolcm_core.networks.autoencoder import TinyAutoencoder
 from videolcm_core.networks.vgen.unet3d import UNetConfig
 
 from ..data import latents
@@ -70,10 +75,11 @@ class TeacherTask:
         self.tokens = captions.CaptionTokens(of)
         self.schedule = mini.schedule()
         self.model = (model or mini.TextVideoModel(self.tokens.vocabulary)).to(self.device)
+        if getattr(options, "frozen_text", False):
+            self.model.text.requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
     def state(self) -> dict[str, Any]:
         """Model, average and optimiser."""
@@ -141,8 +147,8 @@ class TeacherTask:
         loss = errors.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(self.accelerator, self.model.parameters())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        average_gradients(self.accelerator, self.trained)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         update_ema(self.average, self.model, min(o.ema, (index + 1) / (index + 10)))
         kind = "frame" if frames_only else "clip"
@@ -153,8 +159,12 @@ class TeacherTask:
 
 
 def first_leg(path: Path, config: UNetConfig = mini.UNET) -> mini.TextVideoModel:
-    """The average that an earlier run of this command left, to be trained on with a new schedule."""
-    state = released_state(path)
+    """The average that an earlier run of this command left, or an all-in-one file, to be trained on."""
+    if path.suffix == ".safetensors":
+        parts = mini.load_all_in_one(path)
+        state = {f"{n}.{k}": v for n in ("unet", "text") for k, v in getattr(parts, n).state_dict().items()}
+    else:
+        state = released_state(path)
     model = mini.TextVideoModel(state["text.vocabulary"], config)
     model.load_state_dict(state)
     return model
@@ -177,25 +187,50 @@ def teacher_numbers(options: argparse.Namespace) -> dict[str, str]:
     return told(options, "image_steps", "batch", "image_batch", "learning_rate", "timestep_power", "ema")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def export(path: Path, model: mini.TextVideoModel, autoencoder: TinyAutoencoder, start: Path | None, of: World) -> None:
+    """Write an all-in-one file, with the preview colours of the file that was started from."""
+    known: dict[str, str] = {}
+    if start is not None and start.suffix == ".safetensors":
+        with safe_open(start, "pt") as file:
+            known = file.metadata()
+    colors = {k: known[f"videolcm.{k}"] for k in ("latent_rgb_factors", "latent_rgb_bias") if f"videolcm.{k}" in known}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mini.export(path, model.unet, model.text, autoencoder, "teacher", of, **colors)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, required=True, help="checkpoint, or an all-in-one file")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint; resumed when it exists")
-    parser.add_argument("--start", type=Path, help="checkpoint of a first leg, whose average is trained on")
+    parser.add_argument("--start", type=Path, help="first leg, whose average is trained on, or an all-in-one file")
+    parser.add_argument("--frozen-text", action="store_true", help="the text encoder of --start stays as it is")
+    parser.add_argument("--export", type=Path, help="all-in-one .safetensors file to write at the end")
+    parser.add_argument("--export-autoencoder", type=Path, help="another one for that file, with the same encoder")
     add_teacher_arguments(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line.
+
+    Raises:
+        ValueError: ``--frozen-text`` without ``--start``.
+    """
+    options = _parser().parse_args(arguments)
+    if options.frozen_text and options.start is None:
+        raise ValueError("--frozen-text keeps the text encoder of --start, which is not given; give it.")
     check_tracker(options.tracker)
     torch.manual_seed(0)
     accelerator = open_accelerator()
-    corpus, autoencoder = Corpus.open(options.corpus), mini.load_autoencoder(options.autoencoder)
+    corpus, autoencoder = Corpus.open(options.corpus), mini.read_autoencoder(options.autoencoder)
     data = latents.cached_latents(corpus, autoencoder, corpus.training)
     origin = "nothing" if options.start is None else file_digest(options.start)
     loop = LoopOptions(
         checkpoint=options.out,
         identity=Identity(
-            fixed={"autoencoder": fingerprint(autoencoder), "start": origin},
+            fixed={"autoencoder": fingerprint(autoencoder), "start": origin}
+            | (told(options, "frozen_text") if options.frozen_text else {}),
             data={"corpus": digest_of({"shards": corpus.digests(corpus.training)}), **teacher_numbers(options)},
         ),
         steps=options.steps,
@@ -209,6 +244,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = first_leg(options.start, mini.unet_of(of))
     task = TeacherTask(data, options, model, accelerator, of)
     run(task, loop, accelerator)
+    if options.export is not None and accelerator.is_main_process:
+        exported = mini.read_autoencoder(options.export_autoencoder or options.autoencoder)
+        export(options.export, task.average, exported, options.start, of)
+        print(options.export)
     accelerator.end_training()
 
 

@@ -1,7 +1,8 @@
 """A classifier of the world's clips: which object, which motion, which place. It judges agreement with a prompt.
 
 Trained on real rendered clips of the training combinations only; ``python -m training.mini.recognizer`` prints its
-accuracy on real clips of combinations that neither it nor the video models have seen.
+accuracy on real clips of combinations that neither it nor the video models have seen. With several corpora, clean and
+degraded clips say, it learns both alike, so that it does not judge how good the frames are.
 """
 
 from __future__ import annotations
@@ -132,10 +133,14 @@ class RecognizerTask(JudgeTask):
         return torch.stack([functional.cross_entropy(s, labels[:, i]) for i, s in enumerate(self.model(clips))]).sum()
 
 
-def training_clips(folder: Path) -> tuple[Tensor, list[world.Combination]]:
-    """The training clips of a corpus and their mirror images as network inputs (uint8), and what each shows."""
-    frames, shown = corpus.load_corpus(folder, world.training_combinations())
-    small = torch.cat([(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64)])
+def training_clips(*folders: Path) -> tuple[Tensor, list[world.Combination]]:
+    """The training clips of corpora and their mirror images as network inputs (uint8), and what each shows."""
+    inputs, shown = [], []
+    for folder in folders:
+        frames, combinations = corpus.load_corpus(folder, world.training_combinations())
+        inputs += [(to_input(torch.from_numpy(p)) * 255).byte() for p in np.array_split(frames, 64) if len(p)]
+        shown += combinations
+    small = torch.cat(inputs)
     return torch.cat([small, small.flip(-1)]), shown + [corpus.mirrored(c) for c in shown]
 
 
@@ -177,21 +182,20 @@ def load_recognizer(path: Path) -> Recognizer:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="one, or several to learn alike")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    clips, shown = training_clips(options.corpus)
+    clips, shown = training_clips(*options.corpus)
     labels = torch.tensor([label_indices(c) for c in shown])
     task = RecognizerTask(clips, labels, options.steps)
-    identity = Identity(data=corpus.corpus_identity(options.corpus))
+    identity = Identity(data=corpus.corpus_identity(*options.corpus))
     run(task, LoopOptions(checkpoint=options.out, identity=identity, steps=options.steps))
-    held_out, combinations = corpus.load_corpus(options.corpus, world.held_out())
-    print(
-        "accuracy on real held-out clips:",
-        agreement(load_recognizer(options.out), torch.from_numpy(held_out), combinations),
-    )
+    for folder in options.corpus:
+        held_out, combinations = corpus.load_corpus(folder, world.held_out())
+        found = agreement(load_recognizer(options.out), torch.from_numpy(held_out), combinations)
+        print(f"accuracy on real held-out clips of {folder}:", found)
 
 
 if __name__ == "__main__":
