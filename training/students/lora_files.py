@@ -92,19 +92,32 @@ def export_lora_kohya(
     Returns:
         The path.
     """
-    tensors = {}
-    ranks = set()
-    for name, (down, up, scale) in lora_tensors(network or student.network, dtype).items():
-        module = KOHYA_PREFIX + name.replace(".", "_")
-        tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"] = down, up
-        tensors[f"{module}.alpha"] = torch.tensor(scale * len(down))
-        ranks.add(len(down))
-    options = student.options
     entries = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(max(ranks)),
-        "ss_network_alpha": str(options.rank if options.alpha is None else options.alpha),
+        "ss_network_alpha": str(student.options.rank if student.options.alpha is None else student.options.alpha),
         **({} if teacher is None else {"ss_base_model_version": teacher.settings.family}),
         **(metadata or {}),
     }
+    return save_kohya(path, lora_tensors(network or student.network, dtype), entries)
+
+
+def save_kohya(
+    path: Path, matrices: Mapping[str, tuple[Tensor, Tensor, float]], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write matrices in kohya's names, whole or not at all.
+
+    Args:
+        path: ends in ".safetensors".
+        matrices: down, up and scale of each module, by its name.
+        metadata: entries.
+
+    Returns:
+        The path.
+    """
+    tensors = {}
+    for name, (down, up, scale) in matrices.items():
+        module = KOHYA_PREFIX + name.replace(".", "_")
+        tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"] = down, up
+        tensors[f"{module}.alpha"] = torch.tensor(scale * len(down))
+    rank = max(len(down) for down, _, _ in matrices.values())
+    entries = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), **(metadata or {})}
     return save_safetensors(tensors, path, entries)

@@ -53,12 +53,13 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor) -> Tensor:
         """``[N, C, h, w]`` to float32 ``[N, 3, H, W]``, about [-1, 1]."""
         weights = next(self.autoencoder.parameters()).dtype
-        return self.autoencoder.decode(latents.to(weights)).float() * 2.0 - 1.0  # type: ignore[operator]
+        latents = latents.to(weights).contiguous(memory_format=torch.channels_last)
+        return self.autoencoder.decode(latents).float() * 2.0 - 1.0  # type: ignore[operator]
 
 
 @dataclass(frozen=True, kw_only=True)
