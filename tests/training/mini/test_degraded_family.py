@@ -1,4 +1,4 @@
-"""What is trained on clean and degraded clips together: a teacher that goes on, judges, a decoder of several corpora."""
+"""What is trained on clean and degraded clips: a teacher that goes on, judges and a decoder of several corpora."""
 
 from dataclasses import replace
 
