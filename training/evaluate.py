@@ -231,6 +231,9 @@ def protocol(this: Evaluation) -> dict[str, Any]:
             "FVD": f"Kinetics-400 I3D logits, frames resized bilinearly to 224 x 224, {options.feature_dtype}; at "
             f"{corpus.width} pixels it compares with itself only",
         }
+    if this.folders:
+        others = ", ".join(n for n in this.folders if n != this.own)
+        found["further references"] = f"{others}: as many clips of the same captions, or four times as many images"
     return found | {
         "intervals": f"95 %, bootstrap over clips ({results.RESAMPLES} resamples for FVD with the reference fixed, "
         "2000 for means), seed 0",

@@ -107,7 +107,7 @@ def test_without_further_references_the_table_is_as_before(corpora, cache, tmp_p
 
 
 def test_students_are_compared_with_the_baseline_at_as_many_steps(corpora, cache, tmp_path):
-    file = command_line.TEACHER.parent / "videolcm-mini.safetensors"
+    model = command_line.TEACHER.parent / "videolcm-mini.safetensors"
     more = [
         "--student",
         f"base={model}",
