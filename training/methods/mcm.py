@@ -16,7 +16,7 @@ from .parts.adversary import ADVERSARIAL_LOSSES
 from .parts.discriminator import Discriminator, SingularVectors
 from .parts.distance import huber
 from .parts.features import load_features
-from .parts.frame_adversary import FrameAdversary, FrameDecoder, Real
+from .parts.frame_adversary import FrameAdversary, FrameAutoencoder, FrameDecoder, Real
 from .parts.grid import TimestepGrid
 from .parts.guidance import UniformGuidance
 from .parts.motion import MOTIONS
@@ -118,7 +118,10 @@ class MCM(Method):
             augments=r.augments,
             real_by_part=r.real_by_part,
             penalised=bool(r.penalty_weight),
+            real_decoded=r.real_decoded,
         )
+        if r.real_decoded:
+            self.frozen["autoencoder"] = FrameAutoencoder(autoencoder)
         if r.penalty_weight:
             weight = PenaltyWeight(
                 r.penalty_weight, limit=r.penalty_limit, factor=r.penalty_factor, wait=r.penalty_wait

@@ -33,7 +33,11 @@ def test_a_difference_of_low_rank_is_held_whole_and_one_of_more_by_its_largest_p
     base = tiny.tiny_teacher().network
     tuned = tuned_by(base, 3)
     found = extract.extract(base, tuned, 3)
-    layers = [m for m in base.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d)]
+    layers = [
+        m
+        for m in base.modules()
+        if isinstance(m, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d)
+    ]
     assert len(found) == len(layers)
     for name, (down, up, scale) in found.items():
         before, after = base.get_submodule(name).weight, tuned.get_submodule(name).weight
@@ -77,7 +81,7 @@ def test_the_command_writes_a_lora_and_what_it_gives(tmp_path, capsys):
     with safe_open(lora, "pt") as file:
         known = file.metadata()
     assert known["ss_network_dim"] == "2" and known["videolcm.sampling"] == "teacher"
-    assert len(read_lora(lora).modules) > 50
+    assert len(read_lora(lora).layers) > 50
     with pytest.raises(ValueError, match="--rank is 0; allowed: 1 or more"):
         extract.main([*files, "--rank", "0"])
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")

@@ -62,6 +62,27 @@ class FrameDecoder(nn.Module):
         return self.autoencoder.decode(latents).float() * 2.0 - 1.0  # type: ignore[operator]
 
 
+class FrameAutoencoder(nn.Module):
+    """Images as the frozen autoencoder draws them, so that its softness is no sign of what is made.
+
+    Args:
+        autoencoder: with ``encode`` and ``decode``, images in [0, 1].
+    """
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` in [0, 1] to the same, float32; sides are cut to multiples of 8."""
+        weights = next(self.autoencoder.parameters()).dtype
+        height, width = (side // 8 * 8 for side in images.shape[2:])
+        images = images[:, :, :height, :width].to(weights).contiguous(memory_format=torch.channels_last)
+        latents = self.autoencoder.encode(images)  # type: ignore[operator]
+        return self.autoencoder.decode(latents.to(weights)).float()  # type: ignore[operator]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrameAdversary:
     """Both sides' losses of a batch, one number a sample.
@@ -77,6 +98,7 @@ class FrameAdversary:
         augments: whether frames are changed first (DiffAugment).
         real_by_part: whether real frames are drawn one out of each part of the clip, as the authors do.
         penalised: whether the discriminator's gradient is penalised.
+        real_decoded: whether real images pass the autoencoder first.
     """
 
     loss: AdversarialLoss
@@ -86,6 +108,7 @@ class FrameAdversary:
     augments: bool = True
     real_by_part: bool = False
     penalised: bool = False
+    real_decoded: bool = False
 
     def generator_loss(self, networks: Networks, latents: Tensor, text: Tensor, draws: SampleDraws) -> Tensor:
         """What the student minimises, ``[B]``; gradients pass decoder and features.
@@ -118,7 +141,8 @@ class FrameAdversary:
         """What the discriminator minimises.
 
         Args:
-            networks: as in `generator_loss`; where the gradient is penalised also "penalty", the penalties' weight.
+            networks: as in `generator_loss`; where the gradient is penalised also "penalty", the penalties' weight, and
+                where real images pass the autoencoder "autoencoder".
             latents: predicted clean ones ``[B, C, F, h, w]``.
             real: what is real.
             text: a vector a sample ``[B, D]``.
@@ -126,7 +150,8 @@ class FrameAdversary:
         """
         with torch.no_grad():
             made = self._made(networks, latents, draws)
-            seen_real = self._seen(real.images * 2.0 - 1.0, draws.generators(Purpose.REAL_VIEW))
+            shown = networks["autoencoder"](real.images) if self.real_decoded else real.images
+            seen_real = self._seen(shown * 2.0 - 1.0, draws.generators(Purpose.REAL_VIEW))
             images = [made, seen_real]
             if self.penalised:
                 images.append(mixed(seen_real, made, draws.uniform(self.frames, Purpose.MIX).flatten()))
