@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Remake a table of docs/results.md: tables.sh steps | depth | iterations | ablation | obedience [CLIPS]
 # or, of MCM (arXiv 2406.06890) in small, its tables 4, 5 and 6: tables.sh mcm-steps | mcm-motion | mcm-source [CLIPS]
-# Two CPU cores, about an hour each (depth two); whatever is already in runs/ is kept, so the same command resumes. The
-# mcm- tables share clips, teacher and students in runs/mcm and what is measured in runs/tables/mcm: four minutes a cell
-# of 512 clips, three more with FID.
+# Two CPU cores, about an hour each (depth two, mcm-steps three); whatever is already in runs/ is kept, so the same command
+# resumes. The mcm- tables share clips, teacher and students in runs/mcm and runs/tables/mcm.
 # Wanted first: `make mini`, or at least its corpus (python -m training.mini.corpus --out runs/mini/corpus ...).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,9 +54,13 @@ degraded_family() {
   PYTHON=$python scripts/fetch_inception.sh runs/metrics >/dev/null
   "$python" -m training.mini.decoder --corpus $corpus $mcm/all --start $text --lpips runs/metrics/lpips_alex_v0.1.pt \
     --out $mcm/decoder.pt --steps 500 --batch 8 --learning-rate 8e-4
-  [ -f $mcm/teacher.safetensors ] || "$python" -m training.mini.pretrain --corpus $mcm/clips --autoencoder $text \
+  [ -f $mcm/teacher_tuned.safetensors ] || "$python" -m training.mini.pretrain --corpus $mcm/clips --autoencoder $text \
     --start $text --frozen-text --image-steps 0 --steps 400 --batch 12 --image-batch 64 --learning-rate 4e-4 \
-    --ema 0.99 --out $mcm/teacher.pt --export $mcm/teacher.safetensors --export-autoencoder $mcm/decoder.pt
+    --ema 0.99 --out $mcm/teacher.pt --export $mcm/teacher_tuned.safetensors --export-autoencoder $mcm/decoder.pt
+  # What it learnt as a LoRA on the shipped teacher: small enough to ship, and the teacher of all that follows.
+  [ -f $mcm/teacher.safetensors ] || "$python" -m training.students.extract --base $text \
+    --tuned $mcm/teacher_tuned.safetensors --rank 16 --out $mcm/watermark_lora.safetensors \
+    --merged $mcm/teacher.safetensors
   [ -f $mcm/recognizer.pt ] || "$python" -m training.mini.recognizer --corpus $corpus $mcm/all --out $mcm/recognizer.pt
 }
 
@@ -65,19 +68,20 @@ degraded_family() {
 mcm_student() {
   local name=$1
   shift
-  [ -f "$mcm/$name.safetensors" ] || "$python" -m training.distill --method mcm --recipe mini --lora 64 --steps 400 \
-    --teacher $mcm/teacher.safetensors --corpus $mcm/clips --image-set $mcm/images --out "$mcm/$name" \
+  [ -f "$mcm/$name.safetensors" ] || "$python" -m training.distill --method mcm --recipe mini --lora 16 \
+    --teacher $mcm/teacher.safetensors --corpus $mcm/clips --out "$mcm/$name" \
     --export "$mcm/$name.safetensors" --export-kohya "$mcm/${name}_lora.safetensors" "$@"
 }
 
-# Measure students by name, and what follows "--": cells of the teacher.
+# Measure students at STEPS, by name, and what follows "--": cells of the teacher.
 evaluate_mcm() {
-  local students=() cells=() images=() fid=()
+  local steps=$1 students=() cells=() images=() fid=()
+  shift
   # FID is what the paper tells of images with its first table; it costs as much as FVD.
   [ "$table" = mcm-steps ] && images=("images=$mcm/images") fid=(fid)
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
     students+=("$1=$mcm/$1.safetensors")
-    cells+=("$1:lcm:1,2,4,8")
+    cells+=("$1:lcm:$steps")
     shift
   done
   [ $# -gt 0 ] && shift
@@ -87,6 +91,7 @@ evaluate_mcm() {
     --i3d "$(PYTHON=$python scripts/fetch_i3d.sh runs/i3d)" --recognizer $mcm/recognizer.pt \
     --metrics fvd "${fid[@]}" agreement watermark sharpness flicker
 }
+clean_images="--image-set $mcm/images"
 
 case $table in
   steps)
@@ -127,27 +132,26 @@ case $table in
   mcm-steps)
     degraded_family
     # Without a discriminator nothing looks at images.
-    [ -f $mcm/lcm.safetensors ] || "$python" -m training.distill --method mcm --recipe mini --lora 64 --steps 400 \
-      --teacher $mcm/teacher.safetensors --corpus $mcm/clips --motion raw --lambda-real 1 --adversarial-weight 0 \
-      --out $mcm/lcm --export $mcm/lcm.safetensors --export-kohya $mcm/lcm_lora.safetensors
-    mcm_student raw --motion raw --lambda-real 1
-    mcm_student learned --motion learned --lambda-real 1
-    mcm_student mixed --motion learned --lambda-real 0.5
-    evaluate_mcm lcm raw learned mixed -- teacher:ddim:1,2,4,8 teacher:dpm++:1,2,4,8
+    mcm_student lcm --motion raw --lambda-real 1 --adversarial-weight 0
+    mcm_student raw --motion raw --lambda-real 1 $clean_images
+    mcm_student learned --motion learned --lambda-real 1 $clean_images
+    mcm_student mixed --motion learned --lambda-real 0.5 $clean_images
+    evaluate_mcm 1,2,4,8 lcm raw learned mixed -- teacher:ddim:1,2,4,8 teacher:dpm++:1,2,4,8
     ;;
   mcm-motion)
     degraded_family
-    for motion in raw difference correlation low_frequency high_frequency learned; do
-      mcm_student $motion --motion $motion --lambda-real 1
+    motions=(raw difference correlation low_frequency high_frequency learned)
+    for motion in "${motions[@]}"; do
+      mcm_student $motion --motion $motion --lambda-real 1 $clean_images
     done
-    evaluate_mcm raw difference correlation low_frequency high_frequency learned
+    evaluate_mcm 4 "${motions[@]}"
     ;;
   mcm-source)
     degraded_family
-    mcm_student learned --motion learned --lambda-real 1
-    mcm_student mixed --motion learned --lambda-real 0.5
-    mcm_student simulated --motion learned --lambda-real 0
-    evaluate_mcm learned mixed simulated
+    mcm_student learned --motion learned --lambda-real 1 $clean_images
+    mcm_student mixed --motion learned --lambda-real 0.5 $clean_images
+    mcm_student simulated --motion learned --lambda-real 0 $clean_images
+    evaluate_mcm 1,4 learned mixed simulated
     ;;
   obedience)
     PYTHON=$python scripts/fetch_metrics.sh runs/metrics >/dev/null

@@ -46,7 +46,7 @@ from .students import (
     student_metadata,
     target_names,
 )
-from .teachers import Teacher, load_autoencoder, load_teacher
+from .teachers import Teacher, load_autoencoder, load_teacher, with_lora
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -82,6 +82,7 @@ def _parser(method: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=method_names(), default=method, help=f"default: {method}")
     parser.add_argument("--teacher", type=Path, required=True, help="any file or folder that training/teachers reads")
+    parser.add_argument("--teacher-lora", type=Path, help="a LoRA that is put on the teacher before")
     parser.add_argument("--prediction", help="what the teacher predicts, where its file does not say")
     data = parser.add_argument_group("data", "one of corpus, clips and shards; or a cache alone")
     data.add_argument("--corpus", type=Path, help="the rendered corpus")
@@ -111,8 +112,10 @@ def _parser(method: str) -> argparse.ArgumentParser:
 
 
 def prepare_teacher(options: argparse.Namespace) -> Teacher:
-    """The teacher, with the autoencoder given beside it."""
+    """The teacher, with the LoRA and the autoencoder given beside it."""
     teacher = load_teacher(options.teacher, prediction=options.prediction)
+    if options.teacher_lora is not None:
+        teacher = with_lora(teacher, options.teacher_lora)
     if options.autoencoder is None:
         return teacher
     return replace(teacher, autoencoder=load_autoencoder(options.autoencoder))

@@ -115,14 +115,16 @@ def load_encoders(path: Path | str) -> tuple[nn.Module, nn.Module]:
 
 
 def load_autoencoder(path: Path | str) -> nn.Module:
-    """Our autoencoder, out of an all-in-one file or a running checkpoint of its training, told by the suffix.
+    """Our autoencoder: of an all-in-one file, of a file of its own (TAESD's layout), or of its running checkpoint.
 
     Raises:
         ValueError: the file has none.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        return load_encoders(path)[0]
+        tensors, _, _ = _read(path)
+        alone = _autoencoder(tensors, path.name)
+        return load_encoders(path)[0] if alone is None else alone
     autoencoder = _autoencoder(released_state(path), path.name)
     if autoencoder is None:
         raise ValueError(f"{path} is no checkpoint of an autoencoder; give one, or an all-in-one .safetensors file.")
