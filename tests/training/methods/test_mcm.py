@@ -179,6 +179,18 @@ def test_images_beside_the_clips_are_the_real_ones_with_their_own_captions(dino)
     assert changed["logits/real"] != told[0]["logits/real"] and changed["logits/made"] == told[0]["logits/made"]
 
 
+def test_real_images_pass_the_autoencoder_where_that_is_asked(dino):
+    batches = tiny.FrameBatches(with_pixels=False, stills=2)
+    plain, drawn = (tiny.tiny_mcm(tiny.tiny_recipe(dino, real_decoded=d), batches=batches) for d in (False, True))
+    images = torch.rand(3, 3, 20, 25)
+    seen = drawn.method.frozen["autoencoder"](images)
+    autoencoder = drawn.method.teacher.autoencoder
+    expected = autoencoder.decode(autoencoder.encode(images[:, :, :16, :24]))
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+    one, other = (task.step(0, torch.Generator()) for task in (plain, drawn))
+    assert one["logits/made"] == other["logits/made"] and one["logits/real"] != other["logits/real"]
+
+
 def test_the_discriminator_sees_what_the_student_made_before_it_moved(dino):
     """Once: its prediction is not computed again."""
     task = tiny.tiny_mcm(tiny.tiny_recipe(dino, lambda_real=1.0))

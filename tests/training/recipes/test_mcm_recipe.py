@@ -30,6 +30,10 @@ SHARED = {
     "average_ema": 0.0,
     "release": "student",
     "weight_decay": 0.0,
+    "penalty_limit": 100.0,
+    "penalty_factor": 5.0,
+    "penalty_wait": 500,
+    "real_decoded": False,
 }
 COMPOSITION = {
     # arXiv 2406.06890, section 4 and appendix.
@@ -53,6 +57,9 @@ COMPOSITION = {
         "clip_norm": 10.0,
         "precision": "fp16",
         "real_by_part": True,
+        "frame_stride": 8,
+        "crop_area": 0.75,
+        "image_crop_area": 0.5,
         "save_steps": 500,
         "steps": 38_554,
     },
