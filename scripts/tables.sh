@@ -64,13 +64,26 @@ degraded_family() {
   [ -f $mcm/recognizer.pt ] || "$python" -m training.mini.recognizer --corpus $corpus $mcm/all --out $mcm/recognizer.pt
 }
 
-# A student of that teacher, NAME and then how it differs: all have the same clips, rank and number of steps.
-mcm_student() {
+# A student of that teacher, NAME and then how it differs.
+distilled() {
   local name=$1
   shift
   [ -f "$mcm/$name.safetensors" ] || "$python" -m training.distill --method mcm --recipe mini --lora 16 \
-    --teacher $mcm/teacher.safetensors --corpus $mcm/clips --out "$mcm/$name" \
-    --export "$mcm/$name.safetensors" --export-kohya "$mcm/${name}_lora.safetensors" "$@"
+    --teacher $mcm/teacher.safetensors --corpus $mcm/clips --out "$mcm/$name" --export-peft "$mcm/${name}_peft" \
+    --export-kohya "$mcm/${name}_lora.safetensors" --export "$mcm/$name.safetensors" "$@"
+}
+
+# Its LCM student, where all others begin: consistency takes longest, and they differ in what comes after.
+begun() {
+  degraded_family
+  distilled begun --steps 500 --motion raw --lambda-real 1 --adversarial-weight 0
+}
+
+# One more leg from there: all have the same clips, rank and number of steps.
+mcm_student() {
+  local name=$1
+  shift
+  distilled "$name" --lora-start $mcm/begun_peft "$@"
 }
 
 # Measure students at STEPS, by name, and what follows "--": cells of the teacher.
@@ -130,7 +143,7 @@ case $table in
       from-half-teacher:lcm:4 half-teacher:ddim:4:3
     ;;
   mcm-steps)
-    degraded_family
+    begun
     # Without a discriminator nothing looks at images.
     mcm_student lcm --motion raw --lambda-real 1 --adversarial-weight 0
     mcm_student raw --motion raw --lambda-real 1 $clean_images
@@ -139,7 +152,7 @@ case $table in
     evaluate_mcm 1,2,4,8 lcm raw learned mixed -- teacher:ddim:1,2,4,8 teacher:dpm++:1,2,4,8
     ;;
   mcm-motion)
-    degraded_family
+    begun
     motions=(raw difference correlation low_frequency high_frequency learned)
     for motion in "${motions[@]}"; do
       mcm_student $motion --motion $motion --lambda-real 1 $clean_images
@@ -147,7 +160,7 @@ case $table in
     evaluate_mcm 4 "${motions[@]}"
     ;;
   mcm-source)
-    degraded_family
+    begun
     mcm_student learned --motion learned --lambda-real 1 $clean_images
     mcm_student mixed --motion learned --lambda-real 0.5 $clean_images
     mcm_student simulated --motion learned --lambda-real 0 $clean_images

@@ -43,6 +43,7 @@ from .students import (
     export_student,
     full_student,
     lora_student,
+    start_at,
     student_metadata,
     target_names,
 )
@@ -99,6 +100,7 @@ def _parser(method: str) -> argparse.ArgumentParser:
     student.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank only")
     student.add_argument("--lora-alpha", type=float, help="default: the rank")
     student.add_argument("--lora-temporal", action="store_true", help="adapters in the convolutions along time too")
+    student.add_argument("--lora-start", type=Path, help="a LoRA of the same rank that the adapters begin at")
     student.add_argument("--export", type=Path, help=".safetensors to write at the end")
     student.add_argument("--export-kohya", type=Path, help="LoRA file for the graph's LoRA loader")
     student.add_argument("--export-peft", type=Path, help="LoRA folder for peft")
@@ -178,6 +180,8 @@ def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accel
         ValueError: a combination that does not work.
     """
     if not options.lora:
+        if options.lora_start:
+            raise ValueError("--lora-start is where adapters begin and all weights train; give --lora RANK.")
         if options.export_kohya or options.export_peft:
             raise ValueError("--export-kohya and --export-peft write LoRAs and all weights train; give --lora RANK.")
         return full_student(teacher)
@@ -187,7 +191,10 @@ def student_of(options: argparse.Namespace, recipe: Any, teacher: Teacher, accel
             "needs little memory. Launch with training/configs/ddp.yaml."
         )
     lora = LoraOptions(rank=options.lora, alpha=options.lora_alpha, temporal_convs=options.lora_temporal)
-    return lora_student(teacher, lora, seed=recipe.seed)
+    student = lora_student(teacher, lora, seed=recipe.seed)
+    if options.lora_start is not None:
+        start_at(student, options.lora_start)
+    return student
 
 
 def describe(recipe: Any, teacher: Teacher, options: argparse.Namespace) -> str:
@@ -264,7 +271,7 @@ def identity_of(options: argparse.Namespace, teacher: Teacher, student: Student,
     }
     for name, encoder in (("text encoder", teacher.text), ("autoencoder", teacher.autoencoder)):
         data[name] = "none" if encoder is None else fingerprint(encoder)
-    data |= {f"--{n}": str(v) for n in ("vae", "text_encoder") if (v := getattr(options, n)) is not None}
+    data |= {f"--{n}": str(v) for n in ("vae", "text_encoder", "lora_start") if (v := getattr(options, n)) is not None}
     fixed = {
         "method": options.method,
         "teacher": fingerprint(teacher.network),
