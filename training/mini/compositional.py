@@ -20,7 +20,7 @@ from ..data.batches import Batch, BatchOptions, SourceBatches
 from ..data.corpus import Corpus, CorpusClips
 from ..data.encoders import Encoders
 from ..data.mixing import Ratio
-from ..distill import checkpoint_of, folder_of
+from ..distill_options import checkpoint_of, folder_of
 from ..engine.caches import digest_of, file_digest, fingerprint
 from ..engine.commands import run_command
 from ..engine.identity import Identity, told
