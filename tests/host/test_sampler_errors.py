@@ -1,6 +1,7 @@
 """What a wrong sampling run says, through a real server: the error is ours and stands on the node it belongs to."""
 
 import pytest
+from windows import window_settings
 
 from prompts import quick, sampler_of
 
@@ -44,21 +45,7 @@ def test_windows_that_do_not_move_on(comfy, text_to_video):
     sampler = sampler_of(prompt)
     prompt["windows"] = {
         "class_type": "ContextWindowsManual",
-        "inputs": {
-            "model": sampler["model"],
-            "context_length": 8,
-            "context_overlap": 12,
-            "context_schedule": "standard_static",
-            "context_stride": 1,
-            "closed_loop": False,
-            "fuse_method": "pyramid",
-            "dim": 0,
-            "freenoise": False,
-            "cond_retain_index_list": "",
-            "split_conds_to_windows": False,
-            "latent_retain_index_list": "",
-            "causal_window_fix": True,
-        },
+        "inputs": window_settings(8, 12, model=sampler["model"], causal_window_fix=True),
     }
     sampler["model"] = ["windows", 0]
     result = comfy.queue(prompt)

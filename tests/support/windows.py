@@ -6,9 +6,9 @@ import inspect
 from typing import Any
 
 
-def context_windows(host: Any, model: Any, length: int = 8, overlap: int = 4, **options: Any) -> Any:
-    """The MODEL with windows over its frames; inputs that an older host's node lacks are left out."""
-    settings = {
+def window_settings(length: int = 8, overlap: int = 4, **options: Any) -> dict[str, Any]:
+    """Inputs of core's node, but for the MODEL."""
+    return {
         "context_length": length,
         "context_overlap": overlap,
         "context_schedule": "standard_static",
@@ -23,6 +23,11 @@ def context_windows(host: Any, model: Any, length: int = 8, overlap: int = 4, **
         "causal_window_fix": False,
         **options,
     }
+
+
+def context_windows(host: Any, model: Any, length: int = 8, overlap: int = 4, **options: Any) -> Any:
+    """The MODEL with windows over its frames; inputs that an older host's node lacks are left out."""
+    settings = window_settings(length, overlap, **options)
     known = inspect.signature(host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"].execute).parameters
     given = {name: value for name, value in settings.items() if name in known}
     return host.run("ContextWindowsManual", model=model, **given)[0]

@@ -104,6 +104,8 @@ def open_batches(
         ValueError: empty data, a cache of other encoders, a missing encoder, text of another width, no images.
     """
     encoders = _encoders(spec, teacher, autoencoder, device, options)
+    if (told := _without_effect(spec)) and not quiet and _is_first():
+        print(told, flush=True)
     stills = _image_set(spec, teacher)
     if spec.corpus is not None:
         assert encoders is not None
@@ -180,10 +182,21 @@ def open_source(
 
 def _tell(source: CaptionedSource, spec: DataSpec, quiet: bool) -> None:
     """Once a run, by the first of its processes."""
-    distributed = torch.distributed
-    first = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
-    if first and not quiet:
+    if _is_first() and not quiet:
         print(told_before(source, _where(spec)), flush=True)
+
+
+def _is_first() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def _without_effect(spec: DataSpec) -> str:
+    """What the sampling asks of films that are not read: those of a corpus and of a cache alone were read before."""
+    asked = spec.sampling
+    if asked is None or spec.clips or spec.shards or not (asked.stride or asked.crop_area < 1.0):
+        return ""
+    return f"{_where(spec)}: its clips were read before, so that frame stride and crop area have no effect on them."
 
 
 def teacher_sampling(teacher: Teacher | None) -> FrameSampling:

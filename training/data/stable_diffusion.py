@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from videolcm_core.files.errors import CheckpointError
+from videolcm_core.files.errors import CheckpointError, name_some
 from videolcm_core.files.loading import check_weights
 from videolcm_core.files.reading import load_state_dict
 from videolcm_core.networks.autoencoder import LATENT_SCALE
@@ -83,10 +83,7 @@ def load_autoencoder(path: Path) -> StableDiffusionAutoencoder:
 
     path = path / "vae" if (path / "vae").is_dir() else path
     if path.is_dir():
-        try:
-            network: Any = AutoencoderKL.from_pretrained(str(path), local_files_only=True).float()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(path, f"a folder that diffusers cannot read ({error})", _VAE, "Mend it.") from error
+        network = _whole(AutoencoderKL, path, "diffusers", _VAE)
         scale = float(network.config.scaling_factor)
     else:
         tensors = _part(path, "first_stage_model.", "encoder.conv_in.weight", _VAE)
@@ -108,10 +105,7 @@ def load_text_encoder(path: Path) -> tuple[ClipTextEncoder, int]:
 
     path = path / "text_encoder" if (path / "text_encoder").is_dir() else path
     if path.is_dir() and (path / "config.json").is_file():
-        try:
-            network: Any = CLIPTextModel.from_pretrained(str(path), local_files_only=True).float()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(path, f"a folder that transformers cannot read ({error})", _TEXT, "Mend.") from error
+        network = _whole(CLIPTextModel, path, "transformers", _TEXT)
     else:
         network = _text_of(path)
     config = network.config
@@ -121,6 +115,23 @@ def load_text_encoder(path: Path) -> tuple[ClipTextEncoder, int]:
     used = layers - 1 if openclip and (width, layers) != (1024, 23) else layers
     encoder = ClipTextEncoder(network, used).train(False).requires_grad_(False)
     return encoder, OPENCLIP_PAD if openclip else END
+
+
+def _whole(kind: Any, folder: Path, library: str, allowed: str) -> Any:
+    """A library's network from its folder, in float32; weights that the folder lacks would be made up.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not whole.
+    """
+    try:
+        network, told = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(folder, f"a folder that {library} cannot read ({error})", allowed, "Mend it.") from error
+    lacking = [key for key in told["missing_keys"] if not key.endswith("position_ids")]
+    if lacking:
+        got = f"a folder without {name_some(sorted(lacking))}"
+        raise CheckpointError(folder, got, allowed, "Download or export it again.")
+    return network.float()
 
 
 def _part(path: Path, prefix: str, marker: str, allowed: str) -> dict[str, Tensor]:

@@ -81,9 +81,13 @@ def _per_rank(layer: nn.Module) -> int:
 
 
 @contextmanager
-def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[int]) -> Iterator[None]:
-    """Collect the sizes of what autograd keeps, by block; parameters are no activations."""
-    current = ["outside"]
+def kept_numbers(network: nn.Module, sizes: Callable[[], dict[int, int]]) -> Iterator[None]:
+    """Collect how many numbers each storage has that autograd keeps; parameters are no activations.
+
+    Args:
+        network: whose parameters do not count.
+        sizes: what takes the numbers just now, by storage.
+    """
     own = {p.untyped_storage()._cdata for p in network.parameters()}
     keep: list[Tensor] = []
 
@@ -91,9 +95,17 @@ def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             keep.append(tensor)  # a storage that is freed gives its number to another
-            buckets.setdefault(current[0], {})[storage._cdata] = storage.nbytes() // tensor.element_size()
+            sizes()[storage._cdata] = storage.nbytes() // tensor.element_size()
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield
+
+
+@contextmanager
+def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[int]) -> Iterator[None]:
+    """Collect what autograd keeps by block."""
+    current = ["outside"]
     blocks = {
         f"block {i}": b for i, b in enumerate((*network.input_blocks, *network.middle_block, *network.output_blocks))
     }
@@ -108,7 +120,7 @@ def _counting(network: UNet3D, buckets: dict[str, dict[int, int]], inputs: list[
             current[0] = "outside"
 
         hooks += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with kept_numbers(network, lambda: buckets.setdefault(current[0], {})):
         yield
     for hook in hooks:
         hook.remove()

@@ -15,6 +15,7 @@ from precision import (
     distance,
     without_rounding,
 )
+from windows import context_windows
 
 APPLY = {"strength": 1.0, "invert": False, "fit": "crop", "depth_scale": 2.0}
 
@@ -307,23 +308,7 @@ def test_mask_conditioning(host, composer, prompt, apply, latent, ksampler, dept
 
 def test_context_windows_over_48_frames(host, composer, prompt, apply, latent, ksampler):
     """Each window of 16 gets its own part of the condition."""
-    settings = {
-        "context_length": 16,
-        "context_overlap": 4,
-        "context_schedule": "standard_static",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "dim": 0,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-        "causal_window_fix": False,
-        "latent_retain_index_list": "",
-    }
-    node = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
-    known = {i.id for i in node.define_schema().inputs}
-    windowed = host.run("ContextWindowsManual", model=composer, **{k: v for k, v in settings.items() if k in known})[0]
+    windowed = context_windows(host, composer, 16, 4)
     long, text = noise_like(48, 64, 64, 3), prompt("a dog")
     out = ksampler(windowed, apply(text, "depth", long), latent(48), steps=1)
     late = long.clone()

@@ -4,27 +4,7 @@ import time
 
 import pytest
 import torch
-
-WINDOWS = {
-    "context_length": 8,
-    "context_overlap": 2,
-    "context_schedule": "standard_static",
-    "context_stride": 1,
-    "closed_loop": False,
-    "fuse_method": "pyramid",
-    "dim": 0,
-    "freenoise": False,
-    "cond_retain_index_list": "",
-    "split_conds_to_windows": False,
-    "causal_window_fix": False,
-    "latent_retain_index_list": "",
-}
-
-
-def windows(host, model, **options):
-    known = {i.id for i in host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"].define_schema().inputs}
-    given = {k: v for k, v in (WINDOWS | options).items() if k in known}
-    return host.run("ContextWindowsManual", model=model, **given)[0]
+from windows import context_windows
 
 
 def ours(host, model, positive, latent, **_):
@@ -173,13 +153,13 @@ def test_a_result_that_the_sampler_broke(host, model, prompt, latent):
     + [(core, name) for name in ("standard_uniform", "looped_uniform", "batched")],
 )
 def test_windows_that_do_not_move_on_are_refused(host, model, prompt, latent, run, overlap, schedule):
-    windowed = windows(host, model, context_overlap=overlap, context_schedule=schedule)
+    windowed = context_windows(host, model, overlap=overlap, context_schedule=schedule)
     with pytest.raises(ValueError, match=rf"context_overlap is {overlap} and context_length 8; allowed: .* 0 to 7"):
         run(host, windowed, prompt("a dog"), latent(16))
 
 
 def test_one_window_needs_no_overlap(host, model, prompt, latent):
-    windowed = windows(host, model, context_overlap=12)
+    windowed = context_windows(host, model, overlap=12)
     assert core(host, windowed, prompt("a dog"), latent(8), steps=1).isfinite().all()
 
 
@@ -187,9 +167,7 @@ def test_one_window_needs_no_overlap(host, model, prompt, latent):
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform", "looped_uniform", "batched"])
 @pytest.mark.parametrize("overlap", [0, 7])
 def test_windows_that_move_on_stay_finite(host, model, prompt, latent, schedule, fuse, overlap):
-    windowed = windows(
-        host, model, context_length=8, context_overlap=overlap, context_schedule=schedule, fuse_method=fuse
-    )
+    windowed = context_windows(host, model, overlap=overlap, context_schedule=schedule, fuse_method=fuse)
     if fuse == "overlap-linear" and (overlap == 0 or schedule == "batched"):
         allowed = 2 if schedule == "batched" else 7  # 10 frames are windows of 8 and 2
         with pytest.raises(
@@ -203,7 +181,7 @@ def test_windows_that_move_on_stay_finite(host, model, prompt, latent, schedule,
 @pytest.mark.parametrize("dim", [1, 2, 4])
 def test_windows_over_another_dimension(host, model, prompt, latent, dim):
     with pytest.raises(ValueError, match=rf"dim is {dim} for a latent of .* Set dim to 0"):
-        core(host, windows(host, model, dim=dim, context_length=3), prompt("a dog"), latent(16))
+        core(host, context_windows(host, model, length=3, overlap=2, dim=dim), prompt("a dog"), latent(16))
 
 
 def test_the_check_costs_next_to_nothing(host, model):

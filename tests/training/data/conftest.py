@@ -6,10 +6,41 @@ import tarfile
 import av
 import numpy as np
 import pytest
+import torch
 from own_clips import START, add, make_folder, write_clip
 from PIL import Image
 
 from training.data import cache
+from training.teachers import Teacher
+from videolcm_core.files.settings import FileSettings
+from videolcm_core.networks.autoencoder import TinyAutoencoder
+from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
+from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
+
+CONFIG = UNetConfig(
+    model_channels=32,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_scales=(1.0,),
+    context_dim=32,
+    num_heads=1,
+    head_dim=32,
+)
+SMALL_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """A small network with both encoders, of three frames of 16 x 16."""
+    torch.manual_seed(0)
+    return Teacher(
+        network=UNet3D(CONFIG),
+        config=CONFIG,
+        text=TextEncoder(torch.tensor([320, 4558, 49406, 49407]), SMALL_TEXT).train(False),
+        autoencoder=TinyAutoencoder().train(False),
+        file="t.safetensors",
+        settings=FileSettings(frames=3, fps=8, width=16, height=16),
+    )
 
 
 @pytest.fixture

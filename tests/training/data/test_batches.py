@@ -24,37 +24,10 @@ from training.data.mixing import Ratio
 from training.data.opening import DataSpec, caption_vocabulary, open_batches
 from training.data.tokens import tokenize
 from training.mini import captions, world
-from training.teachers import Teacher
-from videolcm_core.files.settings import FileSettings
 from videolcm_core.networks.autoencoder import TinyAutoencoder
-from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
-from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
-CONFIG = UNetConfig(
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_scales=(1.0,),
-    context_dim=32,
-    num_heads=1,
-    head_dim=32,
-)
 ROOT = Path(__file__).resolve().parents[3]
-SMALL_TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 SAMPLING = FrameSampling(frames=3, fps=8, width=16, height=16)
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    torch.manual_seed(0)
-    return Teacher(
-        network=UNet3D(CONFIG),
-        config=CONFIG,
-        text=TextEncoder(torch.tensor([320, 4558, 49406, 49407]), SMALL_TEXT).train(False),
-        autoencoder=TinyAutoencoder().train(False),
-        file="t.safetensors",
-        settings=FileSettings(frames=3, fps=8, width=16, height=16),
-    )
 
 
 def write_clip(path, shift=0, frames=8):
@@ -261,7 +234,7 @@ def test_what_is_missing_is_said(clips, teacher, tmp_path):
     with pytest.raises(ValueError, match="holds images only"):
         open_batches(DataSpec(clips=images), options, teacher)
     made = open_batches(DataSpec(clips=clips, cache=tmp_path / "c"), options, teacher)
-    wide = replace(bare, config=replace(CONFIG, context_dim=64))
+    wide = replace(bare, config=replace(bare.config, context_dim=64))
     with pytest.raises(ValueError, match="its text is 32 wide; t.safetensors takes 64"):
         open_batches(DataSpec(cache=tmp_path / "c"), options, wide)
     assert isinstance(made.sources["video"], CachedClips) and opening.teacher_sampling(teacher) == SAMPLING

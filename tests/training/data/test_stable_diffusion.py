@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from precision import assert_same
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from training.data.batches import BatchOptions, SourceBatches
 from training.data.cache import build
@@ -243,3 +243,21 @@ def test_a_wrong_file_is_named(tmp_path):
     (tmp_path / "vae").mkdir()
     with pytest.raises(ValueError, match="a folder that diffusers cannot read"):
         load_autoencoder(tmp_path / "vae")
+
+
+@pytest.mark.parametrize("kind", ["text encoder", "autoencoder"])
+def test_a_folder_without_a_weight_is_refused_and_none_is_made_up(tmp_path, vae, kind):
+    if kind == "autoencoder":
+        network, name, read = vae, "decoder.conv_in.weight", load_autoencoder
+    else:
+        config = transformers.CLIPTextConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, eos_token_id=49407
+        )
+        network, name, read = transformers.CLIPTextModel(config), "encoder.layers.1.mlp.fc1.weight", load_text_encoder
+    network.save_pretrained(tmp_path / "whole")
+    read(tmp_path / "whole")
+    file = next((tmp_path / "whole").glob("*.safetensors"))
+    tensors = load_file(file)
+    save_file({k: v for k, v in tensors.items() if not k.endswith(name)}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"whole: got a folder .*{name.replace('.', '[.]')}"):
+        read(tmp_path / "whole")

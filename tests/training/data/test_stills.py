@@ -1,6 +1,7 @@
 """Images beside clips: a folder, shards or a corpus, with captions of their own, at the clips' size."""
 
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,37 +15,9 @@ from training.data.decode import FrameSampling
 from training.data.mixing import Ratio
 from training.data.opening import DataSpec, open_batches
 from training.data.stills import open_images
-from training.teachers import Teacher
-from videolcm_core.files.settings import FileSettings
-from videolcm_core.networks.autoencoder import TinyAutoencoder
-from videolcm_core.networks.text_encoder import TextConfig, TextEncoder
-from videolcm_core.networks.vgen.unet3d import UNet3D, UNetConfig
 
-CONFIG = UNetConfig(
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_scales=(1.0,),
-    context_dim=32,
-    num_heads=1,
-    head_dim=32,
-)
-TEXT = TextConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 SMALL = FrameSampling(frames=4, fps=8, width=16, height=16)
 CLIPS_ONLY = Ratio(images=0, clips=1)
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    torch.manual_seed(0)
-    return Teacher(
-        network=UNet3D(CONFIG),
-        config=CONFIG,
-        text=TextEncoder(torch.tensor([320, 4558, 49406, 49407]), TEXT).train(False),
-        autoencoder=TinyAutoencoder().train(False),
-        file="t.safetensors",
-        settings=FileSettings(frames=4, fps=8, width=16, height=16),
-    )
 
 
 def image_folder(folder, count=5, size=(40, 24)):
@@ -157,6 +130,16 @@ def test_frames_of_a_corpus_are_those_of_its_latents_mirrored_or_not(tmp_path, t
         assert (pixels[1, 0, 0, 0] > pixels[1, 0, 0, -1]) == (index >= 5), "from the middle on they are mirrored"
         again = teacher.autoencoder.encode(pixels.transpose(0, 1)).transpose(0, 1)
         assert (again - latents).abs().max() < 0.05 * latents.std() + 0.01
+
+
+def test_what_a_stride_cannot_change_is_told(tmp_path, teacher, capsys):
+    folder, options = image_corpus(tmp_path / "corpus"), BatchOptions(batch=2, ratio=CLIPS_ONLY, workers=0)
+    open_batches(DataSpec(corpus=folder, sampling=replace(SMALL, stride=8)), options, teacher)
+    assert "frame stride and crop area have no effect" in capsys.readouterr().out
+    open_batches(DataSpec(corpus=folder, sampling=SMALL), options, teacher)
+    clips = DataSpec(clips=make_folder(tmp_path / "clips", 2), sampling=replace(SMALL, stride=1))
+    open_batches(clips, options, teacher)
+    assert "no effect" not in capsys.readouterr().out
 
 
 def test_a_cache_has_no_frames_and_says_so(tmp_path, teacher):

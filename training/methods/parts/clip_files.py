@@ -22,7 +22,6 @@ CLIP_FILES: Final = (
 )
 """Those that are read."""
 AGAIN: Final = "Give --disc-text-file PATH, or --disc-text own."
-_TOWER: Final = ("embeddings.", "encoder.", "final_layer_norm.")
 
 
 class ClipProjection(nn.Module):
@@ -113,11 +112,6 @@ def load_clip_text(path: Path) -> tuple[ClipProjection, int]:
         _check_activation(file, tensors)
     encoder, pad = load_text_encoder(file or path)
     tower: Any = encoder.network
-    inner = getattr(tower, "text_model", tower)
-    if file is None:  # transformers makes up what a folder lacks
-        wanted = [key for key in inner.state_dict() if key.startswith(_TOWER) and not key.endswith("position_ids")]
-        if lacking := [key for key in wanted if not {key, f"text_model.{key}"} & tensors.keys()]:
-            raise CheckpointError(path, f"a folder without {name_some(lacking)}", CLIP_FILES, AGAIN)
     if len(projection) != int(tower.config.hidden_size):
         got = f"a text encoder {tower.config.hidden_size} wide and a text_projection of {list(projection.shape)}"
         raise CheckpointError(path, got, CLIP_FILES, AGAIN)

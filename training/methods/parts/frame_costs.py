@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from videolcm_core.networks.vgen.unet3d import UNetConfig
 
 from ...engine.commands import run_command
-from ...engine.costs import GIB, PEAK, UTILISATION, Layout, measure, memory, projections
+from ...engine.costs import GIB, PEAK, UTILISATION, Layout, kept_numbers, measure, memory, projections
 from .discriminator import Discriminator
 from .features import DINO_BLOCKS
 
@@ -51,18 +51,8 @@ def counted(network: nn.Module, call: Callable[[], Any]) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    own = {p.untyped_storage()._cdata for p in network.parameters()}
     sizes: dict[int, int] = {}
-    keep: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            keep.append(tensor)  # a storage that is freed gives its number to another
-            sizes[storage._cdata] = storage.nbytes() // tensor.element_size()
-        return tensor
-
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with FlopCounterMode(display=False) as counter, kept_numbers(network, lambda: sizes):
         call()
     parameters = sum(p.numel() for p in network.parameters())
     return Cost(flops=float(counter.get_total_flops()), saved=sum(sizes.values()), parameters=parameters)
